@@ -1,0 +1,32 @@
+/*
+ * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
+ */
+#include <omp.h>
+
+#include <string>
+
+#include "cpu/isa.h"
+#include "cuda/cuda_backend.h"
+#include "djlbsr.h"
+#include "torch/operators.h"
+
+const char* djlbsr_version(void) { return DJLBSR_VERSION; }
+
+const char* djlbsr_capabilities(void) {
+  thread_local std::string text;
+  try {
+    text = std::string("version: ") + DJLBSR_VERSION + "\n";
+    text += "packed format: " + std::to_string(DJLBSR_FORMAT_VERSION) + "\n";
+    text += std::string("compiler: ") + __VERSION__ + "\n";
+    text +=
+        std::string("cpu supports: ") + djlbsr::cpu::isa_name(djlbsr::cpu::supported_isa()) + "\n";
+    text += std::string("cpu active: ") + djlbsr_active_isa() +
+            " (cap it with the environment variable DJLBSR_MAX_ISA)\n";
+    text += "openmp threads: " + std::to_string(omp_get_max_threads()) + "\n";
+    text += "cuda devices: " + djlbsr::cuda::describe() + "\n";
+    text += "torch: " + djlbsr::torch::describe() + "\n";
+  } catch (...) {
+    return "out of memory";
+  }
+  return text.c_str();
+}

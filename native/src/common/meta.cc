@@ -1,0 +1,247 @@
+/*
+ * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
+ */
+#include "common/meta.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "common/error.h"
+
+namespace djlbsr {
+namespace {
+
+constexpr int64_t kMagic = 0x5253424c4a44; /* "DJLBSR" in memory order */
+constexpr int64_t kAlignment = 256;
+constexpr int64_t kMaxElements = int64_t{1} << 56;
+constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+
+/* Words of a djlbsr_meta; the ones not named are 0. */
+enum Word {
+  kWordMagic,
+  kWordVersion,
+  kWordDevice,
+  kWordDtype,
+  kWordRows,
+  kWordCols,
+  kWordBlockRows,
+  kWordBlockCols,
+  kWordNnzb,
+  kWordPackedBytes,
+  kWordMaxBlocksInRow,
+  kWordStructureHash,
+  kWordChecksum = DJLBSR_META_WORDS - 1
+};
+
+/* FNV-1a, 64 bits, a word at a time. */
+class Hash {
+ public:
+  void add(int64_t word) {
+    state_ = (state_ ^ static_cast<uint64_t>(word)) * 0x100000001b3ULL;
+    state_ ^= state_ >> 32;
+  }
+  int64_t value() const { return static_cast<int64_t>(state_); }
+
+ private:
+  uint64_t state_ = 0xcbf29ce484222325ULL;
+};
+
+int64_t checksum_of(const djlbsr_meta& meta) {
+  Hash hash;
+  for (int i = 0; i < kWordChecksum; ++i) hash.add(meta.words[i]);
+  return hash.value();
+}
+
+int64_t structure_hash(const djlbsr_matrix& m) {
+  Hash hash;
+  for (int64_t i = 0; i <= m.rows / m.block_rows; ++i) hash.add(m.crow_indices[i]);
+  for (int64_t i = 0; i < m.nnzb; ++i) hash.add(m.col_indices[i]);
+  return hash.value();
+}
+
+int64_t align(int64_t offset) { return (offset + kAlignment - 1) / kAlignment * kAlignment; }
+
+void check_sizes(int64_t rows, int64_t cols, int64_t block_rows, int64_t block_cols, int64_t nnzb) {
+  DJLBSR_CHECK(block_rows >= 1 && block_rows <= kMaxInt32,
+               "block_rows is %lld; a block has 1 to 2147483647 rows", (long long)block_rows);
+  DJLBSR_CHECK(block_cols >= 1 && block_cols <= kMaxInt32,
+               "block_cols is %lld; a block has 1 to 2147483647 columns", (long long)block_cols);
+  DJLBSR_CHECK(rows >= 0 && rows <= kMaxInt32, "rows is %lld; use 0 to 2147483647",
+               (long long)rows);
+  DJLBSR_CHECK(cols >= 0 && cols <= kMaxInt32, "cols is %lld; use 0 to 2147483647",
+               (long long)cols);
+  DJLBSR_CHECK(rows % block_rows == 0,
+               "rows is %lld, not a multiple of block_rows %lld; pad the matrix or choose a block "
+               "that divides it",
+               (long long)rows, (long long)block_rows);
+  DJLBSR_CHECK(cols % block_cols == 0,
+               "cols is %lld, not a multiple of block_cols %lld; pad the matrix or choose a block "
+               "that divides it",
+               (long long)cols, (long long)block_cols);
+  DJLBSR_CHECK(nnzb >= 0 && nnzb <= kMaxInt32, "nnzb is %lld; use 0 to 2147483647",
+               (long long)nnzb);
+  /* Each factor is below 2^31, so the product is below 2^62. */
+  DJLBSR_CHECK(nnzb <= (rows / block_rows) * (cols / block_cols),
+               "nnzb is %lld, more than the %lld blocks of the matrix", (long long)nnzb,
+               (long long)((rows / block_rows) * (cols / block_cols)));
+  /* At most rows * cols < 2^62 elements: their number fits, their bytes need not. */
+  DJLBSR_CHECK(nnzb * block_rows * block_cols <= kMaxElements,
+               "nnzb is %lld with blocks of %lld x %lld; that is more than memory can hold",
+               (long long)nnzb, (long long)block_rows, (long long)block_cols);
+}
+
+}  // namespace
+
+const char* dtype_name(int32_t dtype) {
+  switch (dtype) {
+    case DJLBSR_FLOAT32:
+      return "float32";
+    case DJLBSR_FLOAT16:
+      return "float16";
+    case DJLBSR_BFLOAT16:
+      return "bfloat16";
+    default:
+      fail(DJLBSR_INVALID_ARGUMENT, "dtype is %d; use 0 (float32), 1 (float16) or 2 (bfloat16)",
+           dtype);
+  }
+}
+
+size_t dtype_size(int32_t dtype) {
+  dtype_name(dtype);
+  return dtype == DJLBSR_FLOAT32 ? 4 : 2;
+}
+
+const char* device_name(int32_t device) {
+  switch (device) {
+    case DJLBSR_CPU:
+      return "cpu";
+    case DJLBSR_CUDA:
+      return "cuda";
+    default:
+      fail(DJLBSR_INVALID_ARGUMENT, "device is %d; use 0 (CPU) or 1 (CUDA)", device);
+  }
+}
+
+Layout layout_of(const djlbsr_info& info) {
+  Layout layout;
+  layout.crow = 0;
+  layout.col_start = align((info.rows / info.block_rows + 1) * 4);
+  layout.values = align(layout.col_start + info.nnzb * 4);
+  layout.bytes = align(layout.values + info.nnzb * info.block_rows * info.block_cols *
+                                           static_cast<int64_t>(dtype_size(info.dtype)));
+  return layout;
+}
+
+void validate(const djlbsr_matrix& m) {
+  dtype_name(m.dtype);
+  check_sizes(m.rows, m.cols, m.block_rows, m.block_cols, m.nnzb);
+  DJLBSR_CHECK(m.crow_indices != nullptr, "crow_indices is null");
+  DJLBSR_CHECK(m.col_indices != nullptr || m.nnzb == 0, "col_indices is null");
+  const int64_t block_row_count = m.rows / m.block_rows;
+  const int64_t block_col_count = m.cols / m.block_cols;
+  DJLBSR_CHECK(m.crow_indices[0] == 0, "crow_indices[0] is %d; it must be 0", m.crow_indices[0]);
+  DJLBSR_CHECK(m.crow_indices[block_row_count] == m.nnzb,
+               "crow_indices[%lld] is %d; the last one must be nnzb, %lld",
+               (long long)block_row_count, m.crow_indices[block_row_count], (long long)m.nnzb);
+  for (int64_t i = 0; i < block_row_count; ++i) {
+    const int32_t begin = m.crow_indices[i];
+    const int32_t end = m.crow_indices[i + 1];
+    DJLBSR_CHECK(begin <= end && end <= m.nnzb,
+                 "crow_indices[%lld] is %d after %d; they must not decrease or pass nnzb, %lld",
+                 (long long)(i + 1), end, begin, (long long)m.nnzb);
+    int64_t previous = -1;
+    for (int32_t k = begin; k < end; ++k) {
+      const int32_t col = m.col_indices[k];
+      DJLBSR_CHECK(col >= 0 && col < block_col_count,
+                   "col_indices[%d] is %d; block-row %lld has block columns 0 to %lld", k, col,
+                   (long long)i, (long long)(block_col_count - 1));
+      DJLBSR_CHECK(col != previous,
+                   "col_indices[%d] is %d a second time in block-row %lld; sum duplicate blocks", k,
+                   col, (long long)i);
+      DJLBSR_CHECK(
+          col > previous,
+          "col_indices[%d] is %d after %lld in block-row %lld; sort the blocks of a row by "
+          "column",
+          k, col, (long long)previous, (long long)i);
+      previous = col;
+    }
+  }
+}
+
+djlbsr_meta make_meta(const djlbsr_matrix& matrix, int32_t device) {
+  device_name(device);
+  validate(matrix);
+  int32_t heaviest = 0;
+  for (int64_t i = 0; i < matrix.rows / matrix.block_rows; ++i) {
+    heaviest = std::max(heaviest, matrix.crow_indices[i + 1] - matrix.crow_indices[i]);
+  }
+  djlbsr_info info = {};
+  info.rows = matrix.rows;
+  info.block_rows = matrix.block_rows;
+  info.block_cols = matrix.block_cols;
+  info.nnzb = matrix.nnzb;
+  info.dtype = matrix.dtype;
+
+  djlbsr_meta meta = {};
+  meta.words[kWordMagic] = kMagic;
+  meta.words[kWordVersion] = DJLBSR_FORMAT_VERSION;
+  meta.words[kWordDevice] = device;
+  meta.words[kWordDtype] = matrix.dtype;
+  meta.words[kWordRows] = matrix.rows;
+  meta.words[kWordCols] = matrix.cols;
+  meta.words[kWordBlockRows] = matrix.block_rows;
+  meta.words[kWordBlockCols] = matrix.block_cols;
+  meta.words[kWordNnzb] = matrix.nnzb;
+  meta.words[kWordPackedBytes] = layout_of(info).bytes;
+  meta.words[kWordMaxBlocksInRow] = heaviest;
+  meta.words[kWordStructureHash] = structure_hash(matrix);
+  meta.words[kWordChecksum] = checksum_of(meta);
+  return meta;
+}
+
+djlbsr_info decode(const djlbsr_meta& meta) {
+  const int64_t* words = meta.words;
+  DJLBSR_CHECK(words[kWordMagic] == kMagic,
+               "meta does not start with the mark of a packed weight; pass the meta that "
+               "bsr::pack gave, on the CPU and unchanged");
+  DJLBSR_CHECK(words[kWordVersion] == DJLBSR_FORMAT_VERSION,
+               "the weight was packed in format version %lld, this library reads version %d; pack "
+               "it again from its crow_indices, col_indices and values",
+               (long long)words[kWordVersion], DJLBSR_FORMAT_VERSION);
+  DJLBSR_CHECK(
+      words[kWordChecksum] == checksum_of(meta),
+      "meta's checksum does not fit its content; it was altered after packing, so pack the "
+      "weight again");
+  /* The checksum is no signature: a forged meta must not lead outside the buffers either. */
+  DJLBSR_CHECK(words[kWordDtype] >= 0 && words[kWordDtype] <= DJLBSR_BFLOAT16 &&
+                   words[kWordDevice] >= 0 && words[kWordDevice] <= DJLBSR_CUDA,
+               "meta has dtype %lld and device %lld, which this library does not know; pack the "
+               "weight again",
+               (long long)words[kWordDtype], (long long)words[kWordDevice]);
+  djlbsr_info info = {};
+  info.dtype = static_cast<int32_t>(words[kWordDtype]);
+  info.device = static_cast<int32_t>(words[kWordDevice]);
+  info.rows = words[kWordRows];
+  info.cols = words[kWordCols];
+  info.block_rows = words[kWordBlockRows];
+  info.block_cols = words[kWordBlockCols];
+  info.nnzb = words[kWordNnzb];
+  info.packed_bytes = words[kWordPackedBytes];
+  info.max_blocks_in_row = words[kWordMaxBlocksInRow];
+  info.format_version = DJLBSR_FORMAT_VERSION;
+  check_sizes(info.rows, info.cols, info.block_rows, info.block_cols, info.nnzb);
+  DJLBSR_CHECK(info.packed_bytes == layout_of(info).bytes,
+               "meta says %lld packed bytes where its sizes need %lld; pack the weight again",
+               (long long)info.packed_bytes, (long long)layout_of(info).bytes);
+  return info;
+}
+
+void check_same_structure(const djlbsr_meta& meta, const djlbsr_matrix& matrix) {
+  const djlbsr_meta own = make_meta(matrix, static_cast<int32_t>(meta.words[kWordDevice]));
+  for (int i = 0; i < DJLBSR_META_WORDS; ++i) {
+    DJLBSR_CHECK(own.words[i] == meta.words[i],
+                 "meta belongs to another matrix; call djlbsr_pack_query for this one");
+  }
+}
+
+}  // namespace djlbsr

@@ -1,0 +1,69 @@
+/*
+ * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
+ */
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/isa.h"
+#include "djlbsr.h"
+
+namespace djlbsr::cpu {
+
+/*
+ * A packed weight on the CPU. Inside values each block is stored transposed,
+ * [block_cols][block_rows], so that the weights that meet one element of x lie side by side,
+ * whichever way a kernel vectorizes.
+ */
+struct Weight {
+  const int32_t* crow;
+  const int32_t* col_start;
+  const void* values;
+  int32_t dtype;
+  int64_t rows;
+  int64_t cols;
+  int64_t block_rows;
+  int64_t block_cols;
+  int64_t block_row_count;
+  int64_t block_col_count;
+  int64_t nnzb;
+};
+
+/* How one call is cut up, a pure function of weight and arguments; the same for all threads. */
+struct Plan {
+  bool tokens_in_lanes; /* which of the two kernels */
+  bool copy_x;          /* x goes through the panel buffer, not straight from the caller's rows */
+  int64_t panel_tokens; /* tokens that a task takes at once */
+  int64_t panel_stride; /* floats between two rows of the panel buffer */
+  size_t scratch_bytes; /* a thread's scratch memory, 64-byte aligned */
+};
+
+/* One task: some tokens by some rows of W. */
+struct Task {
+  int64_t token_begin;
+  int64_t token_end; /* at most panel_tokens further */
+  int64_t block_row_begin;
+  int64_t block_row_end;
+  bool load_panel; /* false if this thread's scratch holds these tokens already */
+};
+
+/*
+ * The kernels of one ISA. Every output is one chain of (fused, where the ISA has it) multiply-adds
+ * over the stored columns in their order, in both kernels and for every tile size: that is what
+ * makes results independent of batch and thread count.
+ */
+struct Kernels {
+  Plan (*plan)(const Weight&, const djlbsr_linear_args&);
+  void (*run)(const Weight&, const djlbsr_linear_args&, const Plan&, const Task&, void* scratch);
+};
+
+const Kernels& kernels_for(Isa isa);
+
+extern const Kernels kPortableKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#endif
+
+}  // namespace djlbsr::cpu
