@@ -1,0 +1,169 @@
+/*
+ * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
+ *
+ * The sm_90a instructions that the Hopper kernels use, one function each. PTX ISA 8.0.
+ */
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace djlbsr::cuda::ptx {
+
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+/* ---- mbarrier ---- */
+
+__device__ inline void mbarrier_init(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+/* Makes initialised barriers visible to the bulk copy engine. */
+__device__ inline void fence_mbarrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ inline void mbarrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ inline void mbarrier_expect_bytes(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+__device__ inline void mbarrier_wait(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+/* ---- bulk tensor copies ---- */
+
+__device__ inline void prefetch_tensor_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/* A box of the tensor to shared memory; elements outside the tensor become 0. */
+__device__ inline void load_box(uint32_t destination, const CUtensorMap* map, int32_t inner,
+                                int32_t outer, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3}], [%4];" ::"r"(destination),
+      "l"(map), "r"(inner), "r"(outer), "r"(barrier)
+      : "memory");
+}
+
+/* Orders earlier writes to shared memory before later accesses by the copy engine. */
+__device__ inline void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* ---- warpgroups ---- */
+
+template <int kRegisters>
+__device__ inline void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+template <int kRegisters>
+__device__ inline void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+/* A barrier of the 128 threads of one warpgroup; ids 1 to 15. */
+__device__ inline void warpgroup_sync(int id) {
+  asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
+}
+
+/* Four 8x8 matrices of 16-bit elements, transposed; lane l gives the address of row l % 8 of matrix
+ * l / 8. */
+__device__ inline void store_matrices_transposed(uint32_t address, uint32_t a, uint32_t b,
+                                                 uint32_t c, uint32_t d) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(a), "r"(b), "r"(c), "r"(d)
+      : "memory");
+}
+
+/* ---- wgmma ---- */
+
+__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+__device__ inline void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+/* Waits until at most kPending groups are unfinished. */
+template <int kPending>
+__device__ inline void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+/*
+ * The descriptor of a K-major operand in rows of 128 bytes with the 128-byte swizzle, at an address
+ * that is a multiple of 1024: groups of 8 rows are 1024 bytes apart. Adding 2 moves 32 bytes, 16
+ * elements, along K.
+ */
+__device__ inline uint64_t operand(uint32_t address) {
+  return uint64_t{(address & 0x3ffff) >> 4} | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 |
+         uint64_t{1} << 62;
+}
+
+#define DJLBSR_8(d, i)                                                                        \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
+      "+f"(d[i + 6]), "+f"(d[i + 7])
+#define DJLBSR_32(d, i) DJLBSR_8(d, i), DJLBSR_8(d, i + 8), DJLBSR_8(d, i + 16), DJLBSR_8(d, i + 24)
+#define DJLBSR_WGMMA_N256(types)                                                                 \
+  "{\n"                                                                                          \
+  ".reg .pred add;\n"                                                                            \
+  "setp.eq.u32 add, 0, 0;\n"                                                                     \
+  "wgmma.mma_async.sync.aligned.m64n256k16.f32." types                                           \
+  " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                     \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "             \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "             \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "             \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "             \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "   \
+  "%127}, %128, %129, add, 1, 1, 0, 0;\n"                                                        \
+  "}"
+
+/*
+ * d += a * b^T for a of 64 x 16 and b of 256 x 16 elements. Register 4j + 2i + c of lane l in warp
+ * w is row 16w + l / 4 + 8i, column 8j + 2 (l % 4) + c.
+ */
+template <typename Element>
+__device__ inline void wgmma_64x256x16(float (&d)[128], uint64_t a, uint64_t b);
+
+template <>
+__device__ inline void wgmma_64x256x16<__half>(float (&d)[128], uint64_t a, uint64_t b) {
+  asm volatile(DJLBSR_WGMMA_N256("f16.f16")
+               : DJLBSR_32(d, 0), DJLBSR_32(d, 32), DJLBSR_32(d, 64), DJLBSR_32(d, 96)
+               : "l"(a), "l"(b));
+}
+
+template <>
+__device__ inline void wgmma_64x256x16<__nv_bfloat16>(float (&d)[128], uint64_t a, uint64_t b) {
+  asm volatile(DJLBSR_WGMMA_N256("bf16.bf16")
+               : DJLBSR_32(d, 0), DJLBSR_32(d, 32), DJLBSR_32(d, 64), DJLBSR_32(d, 96)
+               : "l"(a), "l"(b));
+}
+
+#undef DJLBSR_WGMMA_N256
+#undef DJLBSR_32
+#undef DJLBSR_8
+
+}  // namespace djlbsr::cuda::ptx
