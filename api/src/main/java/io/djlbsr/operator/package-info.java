@@ -1,0 +1,2 @@
+/** The interface of block-sparse operators, their selection, and the reference operator. */
+package io.djlbsr.operator;
