@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include <filesystem>
+#include <initializer_list>
 #include <limits>
 #include <thread>
 #include <utility>
@@ -94,14 +95,18 @@ void check(Rng& rng, Matrix& m, const Case& c, const char* pattern) {
 
 /* Block shapes whose comments say which code they reach (AVX2 / AVX-512). */
 const int64_t kBlocks[][2] = {
-    {1, 1},   {1, 32},   {1, 7},  /* one row: tokens in lanes, wide panel */
-    {2, 3},   {3, 5},    {5, 7},  /* narrow tiles and their rest */
-    {4, 4},   {8, 8},             /* half vectors, whole AVX2 vectors */
-    {16, 16}, {16, 64},  {32, 1}, /* one and two AVX-512 vectors */
-    {32, 32}, {20, 4},   {33, 2}, /* four AVX2 vectors, partial last vectors */
+    {1, 16},  {1, 32},   {1, 4},           /* one row, columns in fours */
+    {1, 1},   {1, 7},                      /* one row, one chain */
+    {2, 3},   {3, 5},    {5, 7},           /* narrow tiles and their rest */
+    {4, 4},   {8, 8},                      /* a quarter, half and a whole vector of rows */
+    {16, 1},  {32, 1},                     /* one column: many blocks to a strip */
+    {16, 16}, {16, 64},                    /* one AVX-512 vector of rows, two of AVX2 */
+    {32, 32}, {20, 4},   {33, 2}, {52, 3}, /* two to four vectors, partial last vectors */
+    {48, 34}, {48, 48},                    /* an odd number of strips; AMX with 24 columns a tile */
     {64, 64}, {128, 128}};
 
-const int64_t kTokens[] = {0, 1, 2, 3, 5, 7, 14, 16, 33, 64, 65, 130, 257};
+/* The sizes of tiles and panels, one less and one more; 0 does nothing. */
+const int64_t kTokens[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 14, 15, 16, 24, 31, 33, 64, 65, 130, 257};
 
 void random_cases(uint64_t seed, int rounds) {
   Rng rng(seed);
@@ -112,7 +117,7 @@ void random_cases(uint64_t seed, int rounds) {
       Matrix m(rng, uniform(rng, 1, most), uniform(rng, 1, most), block[0], block[1],
                static_cast<int32_t>(uniform(rng, 0, 2)), pattern);
       Case c = {};
-      c.tokens = kTokens[uniform(rng, 0, block[0] >= 64 ? 9 : 12)];
+      c.tokens = kTokens[uniform(rng, 0, block[0] >= 64 ? 14 : 18)];
       c.x_pad = uniform(rng, -1, 3);
       c.y_pad = uniform(rng, 0, 3);
       c.bias = uniform(rng, 0, 1) == 1;
@@ -134,6 +139,21 @@ void all_shapes() {
       Matrix m(rng, 3, 4, block[0], block[1], dtype, "random");
       check(rng, m, Case{tokens, 0, 0, true, DJLBSR_NONE, 2, false}, "random");
       dtype = (dtype + 1) % 3;
+    }
+  }
+}
+
+/* So many columns that a panel of x has few tokens: 16, 8 or 4 a tile. */
+void many_columns() {
+  Rng rng(43);
+  for (int64_t cols : {16000, 40000, 80000}) {
+    for (const auto& block : {std::pair{4, 4}, {16, 4}, {32, 4}, {1, 4}, {1, 5}}) {
+      for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16}) {
+        for (int64_t tokens : {1, 2, 3, 7, 11, 15, 17, 35}) {
+          Matrix m(rng, 2, cols / block.second, block.first, block.second, dtype, "random", 0.002);
+          check(rng, m, Case{tokens, 0, 0, true, DJLBSR_NONE, 1, false}, "many columns");
+        }
+      }
     }
   }
 }
@@ -197,7 +217,7 @@ void deterministic() {
   Rng rng(17);
   std::normal_distribution<float> normal;
   for (const auto& block : kBlocks) {
-    for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16}) {
+    for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
       const int64_t tokens = 131;
       /* Large enough to be worth a second thread. */
       Matrix m(rng, 512 / block[0], 512 / block[1], block[0], block[1], dtype,
@@ -344,8 +364,10 @@ int threads_of_this_process() {
 
 /* `threads` is obeyed, and a number that no machine has does no harm. */
 void thread_counts() {
-  if (omp_get_num_procs() < 2 || !std::filesystem::exists("/proc/self/task")) {
-    std::printf("one processor or no /proc: thread counts not tested\n");
+  /* LLVM's OpenMP, which comes with tools (tsan.sh), has threads of its own. */
+  if (omp_get_num_procs() < 2 || !std::filesystem::exists("/proc/self/task") ||
+      std::getenv("OMP_TOOL_LIBRARIES") != nullptr) {
+    std::printf("one processor, no /proc or LLVM's OpenMP: thread counts not tested\n");
     return;
   }
   Rng rng(41);
@@ -378,6 +400,7 @@ int main() {
   thread_counts(); /* first, while this process has one thread */
   all_shapes();
   random_cases(20261122, 12);
+  many_columns();
   empty_matrices();
   non_finite_input();
   deterministic();

@@ -1,12 +1,18 @@
 /*
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  */
-/* Which kernel serves what: a table, so that neither can lose its callers unnoticed. */
+/* Which kernel serves what: tables, so that none can lose its callers unnoticed. */
+#include <fstream>
+#include <set>
+#include <sstream>
+
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/strips.h"
 #include "support.h"
 
 using namespace test;
+using djlbsr::cpu::Algorithm;
 using djlbsr::cpu::Plan;
 
 namespace {
@@ -28,27 +34,48 @@ Plan plan(int64_t rows, int64_t cols, int64_t block_rows, int64_t block_cols, do
   return djlbsr::cpu::kernels_for(djlbsr::cpu::active_isa()).plan(w, args);
 }
 
+struct Choice {
+  int64_t block_rows;
+  int64_t block_cols;
+  int64_t tokens;
+  Algorithm algorithm;
+};
+
 void kernels() {
-  for (int64_t block : {16, 32, 64, 128}) {
-    for (int64_t tokens : {1, 8, 64, 512}) {
-      EXPECT(!plan(1024, 4096, block, block, 0.125, tokens).tokens_in_lanes,
-             "block %lld tokens %lld", (long long)block, (long long)tokens);
-    }
+  const Choice everywhere[] = {
+      {64, 64, 1, Algorithm::kRowsInLanes},        {32, 32, 8, Algorithm::kRowsInLanes},
+      {16, 16, 1, Algorithm::kRowsInLanes},        {4, 4, 1, Algorithm::kRowsInLanes},
+      {1, 1, 1, Algorithm::kRowsInLanes},          {1, 7, 2, Algorithm::kRowsInLanes},
+      {1, 16, 1, Algorithm::kSingleRowsFewTokens}, {1, 16, 4, Algorithm::kSingleRowsFewTokens},
+      {1, 16, 64, Algorithm::kSingleRows},         {1, 32, 512, Algorithm::kSingleRows},
+      {1, 1, 64, Algorithm::kSingleRows},          {5, 7, 64, Algorithm::kTokensInLanes},
+  };
+  const Choice vectors[] = {
+      {4, 4, 64, Algorithm::kTokensInLanes},
+      {2, 2, 512, Algorithm::kTokensInLanes},
+  };
+  const Choice avx512[] = {
+      {8, 8, 64, Algorithm::kTokensInLanes},
+      {64, 64, 512, Algorithm::kRowsInLanes},
+  };
+  const auto expect = [](const Choice& c) {
+    const Plan p =
+        plan(1024, 4096 / c.block_cols * c.block_cols, c.block_rows, c.block_cols, 0.125, c.tokens);
+    EXPECT(p.algorithm == c.algorithm, "%lldx%lld, %lld tokens: algorithm %d, expected %d",
+           (long long)c.block_rows, (long long)c.block_cols, (long long)c.tokens,
+           static_cast<int>(p.algorithm), static_cast<int>(c.algorithm));
+  };
+  for (const Choice& c : everywhere) expect(c);
+  const djlbsr::cpu::Isa isa = djlbsr::cpu::active_isa();
+  for (const Choice& c : vectors) {
+    if (isa != djlbsr::cpu::Isa::kPortable) expect(c);
   }
-  for (int64_t tokens : {64, 512}) {
-    EXPECT(plan(1024, 4096, 1, 32, 0.125, tokens).tokens_in_lanes, "1x32 tokens %lld",
-           (long long)tokens);
-    EXPECT(plan(1024, 4096, 1, 1, 0.125, tokens).tokens_in_lanes, "1x1 tokens %lld",
-           (long long)tokens);
-    EXPECT(plan(1024, 4096, 5, 7, 0.125, tokens).tokens_in_lanes, "5x7 tokens %lld",
-           (long long)tokens);
-  }
-  for (int64_t block : {1, 4}) {
-    EXPECT(!plan(1024, 4096, block, block, 0.125, 1).tokens_in_lanes, "one token, block %lld",
-           (long long)block);
+  for (const Choice& c : avx512) {
+    if (isa == djlbsr::cpu::Isa::kAvx512) expect(c);
   }
   /* Transposing a million columns does not pay for a few stored ones. */
-  EXPECT(!plan(1024, 1 << 20, 4, 4, 0.0005, 128).tokens_in_lanes, "many columns");
+  EXPECT(plan(1024, 1 << 20, 4, 4, 0.0005, 128).algorithm == Algorithm::kRowsInLanes,
+         "many columns");
 }
 
 /* The panel of x, which every thread holds, stays small whatever the number of columns. */
@@ -57,7 +84,7 @@ void scratch() {
     for (int64_t cols : {0, 16, 4096, 65536, 1 << 20}) {
       for (int64_t tokens : {1, 33, 4096}) {
         const Plan p = plan(64, cols, 16, 16, 0.1, tokens, dtype);
-        const size_t most = std::max<size_t>(1 << 20, static_cast<size_t>(cols) * 4 + 64);
+        const size_t most = std::max<size_t>(1 << 20, static_cast<size_t>(cols + 32) * 4 * 5);
         EXPECT(p.scratch_bytes >= 64 && p.scratch_bytes <= most && p.panel_tokens >= 1,
                "cols %lld tokens %lld dtype %d: %zu bytes of scratch, %lld tokens a panel",
                (long long)cols, (long long)tokens, dtype, p.scratch_bytes,
@@ -67,11 +94,93 @@ void scratch() {
   }
 }
 
+/* The kernel for bf16 (int8 = false) or int8 blocks of an ISA. */
+std::string strip_kernel(djlbsr::cpu::Isa isa, bool int8, int64_t block_rows, int64_t block_cols) {
+  djlbsr::cpu::StripWeight w = {};
+  w.int8 = int8;
+  w.block_rows = block_rows;
+  w.block_cols = block_cols;
+  return djlbsr::cpu::strip_kernel_for(isa, w).name;
+}
+
+void strip_kernels() {
+#if defined(__x86_64__)
+  /* In the order of kAllIsas. */
+  const struct {
+    bool int8;
+    int64_t block_rows, block_cols;
+    std::vector<std::string> names;
+  } table[] = {
+      {false, 32, 32, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "amx"}},
+      {false, 16, 16, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "amx"}},
+      {false, 48, 48, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "amx"}},
+      /* Tiles would be less than half full. */
+      {false, 32, 34, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "avx512_bf16"}},
+      {false, 16, 2, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "avx512_bf16"}},
+      {true, 32, 32, {"portable", "avx2", "avx2", "avx512_vnni", "avx512_vnni", "avx512_vnni"}},
+      {true, 9, 1, {"portable", "avx2", "avx2", "avx512_vnni", "avx512_vnni", "avx512_vnni"}},
+      {true,
+       8,
+       8,
+       {"portable", "avx2", "avx2", "avx512_vnni_low", "avx512_vnni_low", "avx512_vnni_low"}},
+  };
+  for (const auto& row : table) {
+    for (size_t i = 0; i < row.names.size(); ++i) {
+      const std::string expected = (row.int8 ? "int8_" : "bf16_") + row.names[i];
+      const std::string actual =
+          strip_kernel(djlbsr::cpu::kAllIsas[i], row.int8, row.block_rows, row.block_cols);
+      EXPECT(actual == expected, "%lldx%lld on %s: %s, expected %s", (long long)row.block_rows,
+             (long long)row.block_cols, isa_name(djlbsr::cpu::kAllIsas[i]), actual.c_str(),
+             expected.c_str());
+    }
+  }
+  /* fp32 gives the same bits from avx512 on because it runs the same code. */
+  for (djlbsr::cpu::Isa isa : djlbsr::cpu::kAllIsas) {
+    const auto* kernels = &djlbsr::cpu::kernels_for(isa);
+    const auto* expected = isa >= djlbsr::cpu::Isa::kAvx512 ? &djlbsr::cpu::kAvx512Kernels
+                           : isa >= djlbsr::cpu::Isa::kAvx2 ? &djlbsr::cpu::kAvx2Kernels
+                                                            : &djlbsr::cpu::kPortableKernels;
+    EXPECT(kernels == expected, "fp32 on %s", isa_name(isa));
+  }
+#endif
+}
+
+/* The supported ISA, recomputed from what the kernel tells of the processor. */
+void supported() {
+  std::ifstream info("/proc/cpuinfo");
+  std::set<std::string> flags;
+  for (std::string line; flags.empty() && std::getline(info, line);) {
+    if (line.rfind("flags", 0) != 0) continue;
+    std::istringstream words(line);
+    for (std::string word; words >> word;) flags.insert(word);
+  }
+  if (flags.empty()) {
+    std::printf("no flags in /proc/cpuinfo: the supported ISA not tested\n");
+    return;
+  }
+  const std::vector<std::vector<const char*>> needs = {
+      {"avx2", "fma", "f16c"},
+      {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+      {"avx512_vnni"},
+      {"avx512_bf16"},
+      {"amx_tile", "amx_bf16"}};
+  size_t level = 0;
+  const auto has_all = [&flags](const std::vector<const char*>& wanted) {
+    return std::all_of(wanted.begin(), wanted.end(),
+                       [&flags](const char* flag) { return flags.count(flag) != 0; });
+  };
+  while (level < needs.size() && has_all(needs[level])) ++level;
+  EXPECT(djlbsr::cpu::supported_isa() == djlbsr::cpu::kAllIsas[level], "supported %s, expected %s",
+         isa_name(djlbsr::cpu::supported_isa()), isa_name(djlbsr::cpu::kAllIsas[level]));
+}
+
 }  // namespace
 
 int main() {
   skip_without_isa();
   kernels();
   scratch();
+  strip_kernels();
+  supported();
   return finish("test_plan");
 }

@@ -7,54 +7,17 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <new>
 #include <vector>
 
 #include "common/error.h"
 #include "cpu/kernels.h"
+#include "cpu/schedule.h"
+#include "cpu/strips.h"
 
 namespace djlbsr::cpu {
 namespace {
-
-constexpr int64_t kTasksPerThread = 4;
-/* Multiply-adds that are worth a further thread. With 2^20, one token on 16 cores was slower than
-   dense in 28 more of the 240 cases of bench/cpu_linear.py. */
-constexpr int64_t kWorkPerThread = 1 << 18;
-/* Scratch memory that a thread keeps from one call to the next. */
-constexpr size_t kKeptScratchBytes = 4 << 20;
-
-/* A thread's scratch memory: copies of x, nothing that is a result. */
-class Scratch {
- public:
-  void* at_least(size_t bytes) {
-    if (bytes > size_) {
-      memory_.reset();
-      size_ = 0;
-      memory_.reset(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
-      if (memory_ == nullptr) return nullptr;
-      size_ = bytes;
-    }
-    return memory_.get();
-  }
-
-  void shrink() {
-    if (size_ <= kKeptScratchBytes) return;
-    memory_.reset();
-    size_ = 0;
-  }
-
- private:
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  std::unique_ptr<void, Free> memory_;
-  size_t size_ = 0;
-};
-
-thread_local Scratch thread_scratch;
 
 Weight weight_of(const djlbsr_info& info, const void* packed) {
   const Layout layout = layout_of(info);
@@ -87,60 +50,18 @@ void transpose_blocks(const djlbsr_info& info, const void* source, void* target)
   }
 }
 
-/* The first block-row of part `part` out of `parts`, by bisection. */
-int64_t part_begin(const Weight& w, int64_t part, int64_t parts) {
-  const int64_t target = (w.nnzb + w.block_row_count) / parts * part +
-                         (w.nnzb + w.block_row_count) % parts * part / parts;
-  int64_t low = 0;
-  int64_t high = w.block_row_count;
-  while (low < high) {
-    const int64_t middle = low + (high - low) / 2;
-    if (w.crow[middle] + middle < target) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
-/*
- * Cuts the block-rows into parts of about equally many blocks: crow[i] + i grows with both the
- * blocks and the rows before block-row i. Whatever crow holds, the parts cover every row once.
- */
-std::vector<int64_t> part_bounds(const Weight& w, int64_t parts) {
-  std::vector<int64_t> bounds(static_cast<size_t>(parts) + 1);
-  for (int64_t part = 1; part < parts; ++part) {
-    const size_t at = static_cast<size_t>(part);
-    bounds[at] = std::max(bounds[at - 1], part_begin(w, part, parts));
-  }
-  bounds[static_cast<size_t>(parts)] = w.block_row_count;
-  return bounds;
-}
-int thread_count(const Weight& w, const djlbsr_linear_args& args) {
-  /* OpenMP ends the process when it cannot start a thread: never ask for more than can help. */
-  const int64_t most = std::min<int64_t>(std::max(omp_get_num_procs(), omp_get_max_threads()),
-                                         omp_get_thread_limit());
-  const int64_t allowed =
-      args.threads > 0 ? std::min<int64_t>(args.threads, most) : omp_get_max_threads();
-  const double work = static_cast<double>(w.nnzb * w.block_rows * w.block_cols + w.rows) *
-                      static_cast<double>(args.tokens);
-  const double wanted = std::max(1.0, work / kWorkPerThread);
-  return wanted < static_cast<double>(allowed) ? static_cast<int>(wanted)
-                                               : static_cast<int>(allowed);
-}
-
 }  // namespace
 
 const Kernels& kernels_for(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return kAvx512Kernels;
-  if (isa == Isa::kAvx2) return kAvx2Kernels;
+  if (isa >= Isa::kAvx512) return kAvx512Kernels;
+  if (isa >= Isa::kAvx2) return kAvx2Kernels;
 #endif
   return kPortableKernels;
 }
 
 void update_values(const djlbsr_info& info, void* packed, const void* values) {
+  if (uses_strips(info)) return update_strips(info, packed, values);
   void* target = static_cast<char*>(packed) + layout_of(info).values;
   if (info.dtype == DJLBSR_FLOAT32) {
     transpose_blocks<uint32_t>(info, values, target);
@@ -150,6 +71,7 @@ void update_values(const djlbsr_info& info, void* packed, const void* values) {
 }
 
 void pack(const djlbsr_info& info, const djlbsr_matrix& matrix, void* packed) {
+  if (uses_strips(info)) return pack_strips(info, matrix, packed);
   const Layout layout = layout_of(info);
   char* base = static_cast<char*>(packed);
   /* The gaps between the parts too: equal weights have equal bytes. */
@@ -167,25 +89,28 @@ void pack(const djlbsr_info& info, const djlbsr_matrix& matrix, void* packed) {
 }
 
 void linear(const djlbsr_info& info, const void* packed, const djlbsr_linear_args& args) {
+  if (uses_strips(info)) return linear_strips(info, packed, args);
   const Weight w = weight_of(info, packed);
   const Kernels& kernels = kernels_for(active_isa());
-  const Plan plan = kernels.plan(w, args);
-  const int threads = thread_count(w, args);
+  const int threads = thread_count(info, args);
+  djlbsr_linear_args planned = args;
+  planned.threads = threads;
+  const Plan plan = kernels.plan(w, planned);
   const int64_t panels = (args.tokens + plan.panel_tokens - 1) / plan.panel_tokens;
-  const int64_t tasks_wanted = threads == 1 ? 1 : threads * kTasksPerThread;
-  const int64_t parts =
-      std::min(w.block_row_count, std::max<int64_t>(1, (tasks_wanted + panels - 1) / panels));
-  const std::vector<int64_t> bounds = part_bounds(w, parts);
+  const std::vector<int64_t> bounds =
+      part_bounds(info, w.crow, panels, threads, plan.tasks_per_thread);
+  const int64_t parts = static_cast<int64_t>(bounds.size()) - 1;
 
+  /* Neighbouring tasks share a panel: a thread that does a run of them loads few panels. */
+  TaskRuns runs(panels * parts, threads);
   std::atomic<bool> out_of_memory{false};
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
-    void* scratch = thread_scratch.at_least(plan.scratch_bytes);
+    void* scratch = thread_scratch().at_least(plan.scratch_bytes);
     if (scratch == nullptr) out_of_memory = true;
     int64_t loaded_panel = -1;
-#pragma omp for schedule(dynamic, 1) nowait
-    for (int64_t task = 0; task < panels * parts; ++task) {
-      if (scratch == nullptr) continue;
+    const int own = omp_get_thread_num();
+    for (int64_t task; scratch != nullptr && (task = runs.next(own)) >= 0;) {
       const int64_t panel = task / parts;
       const size_t part = static_cast<size_t>(task % parts);
       Task t;
@@ -199,9 +124,24 @@ void linear(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
         loaded_panel = panel;
       }
     }
-    thread_scratch.shrink();
+    thread_scratch().shrink();
   }
   if (out_of_memory) throw std::bad_alloc();
+}
+
+void activate(int32_t dtype, int32_t activation, void* y, int64_t count, int32_t threads) {
+  constexpr int64_t kChunk = 16384;
+  const Kernels& kernels = kernels_for(active_isa());
+  const int64_t size = static_cast<int64_t>(dtype_size(dtype));
+  const int64_t chunks = (count + kChunk - 1) / kChunk;
+  const int64_t allowed = threads > 0 ? threads : omp_get_max_threads();
+  const int used = static_cast<int>(std::min(allowed, chunks));
+#pragma omp parallel for num_threads(used) if (used > 1)
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const int64_t begin = chunk * kChunk;
+    kernels.activate(dtype, activation, static_cast<char*>(y) + begin * size,
+                     std::min(kChunk, count - begin));
+  }
 }
 
 }  // namespace djlbsr::cpu

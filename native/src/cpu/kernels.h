@@ -30,12 +30,16 @@ struct Weight {
   int64_t nnzb;
 };
 
+enum class Algorithm { kRowsInLanes, kTokensInLanes, kSingleRows, kSingleRowsFewTokens };
+
 /* How one call is cut up, a pure function of weight and arguments; the same for all threads. */
 struct Plan {
-  bool tokens_in_lanes; /* which of the two kernels */
-  bool copy_x;          /* x goes through the panel buffer, not straight from the caller's rows */
+  Algorithm algorithm;
   int64_t panel_tokens; /* tokens that a task takes at once */
-  int64_t panel_stride; /* floats between two rows of the panel buffer */
+  int64_t panel_stride; /* kernels that copy rows of x: floats between two of them */
+  int64_t tile_tokens;  /* rows in lanes: tokens that a tile takes at most */
+  int tile_vectors;     /* tokens in lanes: vectors of tokens that a tile takes at most */
+  int tasks_per_thread; /* as part_bounds has it */
   size_t scratch_bytes; /* a thread's scratch memory, 64-byte aligned */
 };
 
@@ -49,13 +53,18 @@ struct Task {
 };
 
 /*
- * The kernels of one ISA. Every output is one chain of (fused, where the ISA has it) multiply-adds
- * over the stored columns in their order, in both kernels and for every tile size: that is what
- * makes results independent of batch and thread count.
+ * The kernels of one ISA. args.threads of a plan is the number of threads that will run it.
+ *
+ * Every output is one chain of (fused, where the ISA has it) multiply-adds over the stored columns
+ * in their order, in every kernel and for every tile size: that is what makes results independent
+ * of batch and thread count. Blocks of one row and 4n columns differ: column k of the block goes to
+ * chain k mod 4 of four chains that start at the block's first product; (s0 + s2) + (s1 + s3) is
+ * then added to the row's sum.
  */
 struct Kernels {
   Plan (*plan)(const Weight&, const djlbsr_linear_args&);
   void (*run)(const Weight&, const djlbsr_linear_args&, const Plan&, const Task&, void* scratch);
+  void (*activate)(int32_t dtype, int32_t activation, void* y, int64_t count);
 };
 
 const Kernels& kernels_for(Isa isa);

@@ -1,24 +1,21 @@
 /*
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  */
-#include <immintrin.h>
-
-#include "cpu/half.h"
+#include "cpu/vec_x86.h"
 
 namespace djlbsr::cpu {
 namespace {
 
 struct Vec {
   static constexpr int kLanes = 16;
-  /* 14 x 2 sums, 2 weights and 1 broadcast fill 31 of the 32 registers. */
-  static constexpr int kTileTokens = 14;
-  static constexpr bool kWideTile = true;
 
   __m512 v;
 
   static __mmask16 mask(int64_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
 
   static Vec zero() { return {_mm512_setzero_ps()}; }
+  static Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+  static Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
   static Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 
   static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
@@ -69,7 +66,50 @@ struct Vec {
   void store_partial(Bfloat16* p, int64_t count) const {
     _mm256_mask_storeu_epi16(p, mask(count), to_bfloat16_bits());
   }
+
+  /*
+   * to[c][r] = from[r][c] for 16 x 16 floats. Each row is loaded once: rows whose distance is a
+   * multiple of 4 KiB would put each other out of the L1 cache.
+   */
+  static void transpose(const float* from, int64_t stride, float* to, int64_t to_stride) {
+    __m512 quads[16]; /* [4 * g + j]: column 4 * q + j of rows 4 * g to 4 * g + 3 in quarter q */
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) {
+      const float* row = from + 4 * g * stride;
+      const __m512 r0 = _mm512_loadu_ps(row);
+      const __m512 r1 = _mm512_loadu_ps(row + stride);
+      const __m512 r2 = _mm512_loadu_ps(row + 2 * stride);
+      const __m512 r3 = _mm512_loadu_ps(row + 3 * stride);
+      const __m512 a = _mm512_unpacklo_ps(r0, r1);
+      const __m512 b = _mm512_unpackhi_ps(r0, r1);
+      const __m512 c = _mm512_unpacklo_ps(r2, r3);
+      const __m512 d = _mm512_unpackhi_ps(r2, r3);
+      quads[4 * g] = _mm512_shuffle_ps(a, c, 0x44);
+      quads[4 * g + 1] = _mm512_shuffle_ps(a, c, 0xee);
+      quads[4 * g + 2] = _mm512_shuffle_ps(b, d, 0x44);
+      quads[4 * g + 3] = _mm512_shuffle_ps(b, d, 0xee);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m512 low = _mm512_shuffle_f32x4(quads[j], quads[4 + j], 0x88);
+      const __m512 high = _mm512_shuffle_f32x4(quads[8 + j], quads[12 + j], 0x88);
+      const __m512 low_odd = _mm512_shuffle_f32x4(quads[j], quads[4 + j], 0xdd);
+      const __m512 high_odd = _mm512_shuffle_f32x4(quads[8 + j], quads[12 + j], 0xdd);
+      float* column = to + j * to_stride;
+      _mm512_storeu_ps(column, _mm512_shuffle_f32x4(low, high, 0x88));
+      _mm512_storeu_ps(column + 4 * to_stride, _mm512_shuffle_f32x4(low_odd, high_odd, 0x88));
+      _mm512_storeu_ps(column + 8 * to_stride, _mm512_shuffle_f32x4(low, high, 0xdd));
+      _mm512_storeu_ps(column + 12 * to_stride, _mm512_shuffle_f32x4(low_odd, high_odd, 0xdd));
+    }
+  }
 };
+
+using RowVec = Vec8; /* for 5 to 8 rows */
+
+/* 14 x 2 sums, 2 weights and 1 broadcast fill 31 of the 32 registers. */
+constexpr int kTileTokens = 14;
+constexpr int kMaxSums = 24;
+constexpr int kMaxTokenVectors = 4;
 
 }  // namespace
 }  // namespace djlbsr::cpu
@@ -77,5 +117,5 @@ struct Vec {
 #include "cpu/kernels_impl.h"
 
 namespace djlbsr::cpu {
-const Kernels kAvx512Kernels = {make_plan, run_task};
+const Kernels kAvx512Kernels = {make_plan, run_task, activate_array};
 }

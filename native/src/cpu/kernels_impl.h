@@ -2,38 +2,50 @@
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  */
 /*
- * The two CPU kernels, for any ISA. A file includes this after defining, in an unnamed namespace,
- * the type Vec: kLanes floats with load, load_partial, store, broadcast, zero and fma, overloaded
- * for float, Half and Bfloat16 memory. Nothing here may be visible outside that file: the same
- * template compiled for two ISAs would be merged by the linker.
+ * The CPU kernels, for any ISA. A file includes this after defining, in an unnamed namespace, the
+ * vector types Vec (the widest), RowVec and Vec4: kLanes floats with load, load_partial, store,
+ * broadcast, zero, mul and fma, overloaded for float, Half and Bfloat16 memory, and the limits
+ * kTileTokens, kMaxSums and kMaxTokenVectors. Nothing here may be visible outside that file: the
+ * same template compiled for two ISAs would be merged by the linker.
  *
- *   rows in lanes    a lane is a row of W; x is broadcast. Needs no rearranged x, wants block_rows
- *                    that fill a vector.
+ *   rows in lanes    a lane is a row of W; x is broadcast. Needs no rearranged x, wants few tokens
+ *                    or block_rows that fill two vectors.
  *   tokens in lanes  a lane is a token; W is broadcast. Works for every block shape, wants many
  *                    tokens; x is transposed into a panel first.
+ *   single rows      blocks of one row: the same for many tokens, ordered so that x is read from
+ *                    the L1 cache; for few tokens a lane is a column.
  */
+#pragma once
+
+#include <initializer_list>
+
 #include "common/meta.h"
 #include "cpu/activations.h"
 #include "cpu/kernels.h"
+#include "cpu/schedule.h"
 
 namespace djlbsr::cpu {
 namespace {
 
-constexpr int64_t kCacheBytes = 1 << 20;   /* a panel of x should stay in the L2 cache */
-constexpr int64_t kPanelBytes = 256 << 10; /* and leave room for weights where it can be chosen */
-constexpr int kSlabRows = 16;              /* rows that tokens-in-lanes gathers before storing */
-constexpr int kMaxRowVectors = 4;
-constexpr int kMaxTokenVectors = 8;
-constexpr int kMaxTokens = Vec::kLanes * kMaxTokenVectors;
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+/* Apart from its callers a loop gets all registers. */
+#define NOINLINE __attribute__((noinline))
+
+constexpr int64_t kPanelBytes = 512 << 10; /* of x, which should stay in half of an L2 cache */
+
+/* By which small blocks are prefetched with few tokens: the hardware does larger ones. */
+constexpr int64_t kAheadBytes = 2048;
 
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t round_up(int64_t a, int64_t step) { return (a + step - 1) / step * step; }
+constexpr int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t step) { return div_up(a, step) * step; }
+
+/* The largest power of two that is at most n and at most 8. */
+constexpr int power_of_two(int n) { return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1; }
 
 /* Buffers for `finish` have this many floats. */
-constexpr int64_t whole_steps(int64_t count) {
-  return (count + kFinishStep - 1) / kFinishStep * kFinishStep;
-}
+constexpr int64_t whole_steps(int64_t count) { return round_up(count, kFinishStep); }
 
 /* Indices come from packed memory, which may have been altered: they must not lead outside. */
 inline int64_t clamp_index(int32_t index, int64_t limit) {
@@ -67,313 +79,148 @@ inline void store_row(const float* source, void* target, int64_t offset, int64_t
   if (i < count) Vec::load_partial(source + i, count - i).store_partial(to + i, count - i);
 }
 
+/*
+ * to[c][t] = x[t][c] for some columns and tokens, in rows of `lanes` floats, a multiple of
+ * V::kLanes; lanes beyond the last token hold 0.
+ */
+template <typename V, typename T>
+void transpose_tokens(const T* x, int64_t x_stride, int64_t columns, int64_t tokens, float* to,
+                      int64_t lanes) {
+  constexpr int64_t kLanes = V::kLanes;
+  alignas(64) float rows[kLanes * kLanes];
+  alignas(64) float turned[kLanes * kLanes];
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    const int64_t width = min_of(kLanes, columns - c);
+    for (int64_t t = 0; t < lanes; t += kLanes) {
+      const int64_t count = min_of(kLanes, tokens - t);
+      float* target = to + c * lanes + t;
+      if constexpr (sizeof(T) == sizeof(float)) {
+        if (width == kLanes && count == kLanes) {
+          V::transpose(x + t * x_stride + c, x_stride, target, lanes);
+          continue;
+        }
+      }
+      for (int64_t i = 0; i < kLanes; ++i) {
+        float* row = rows + i * kLanes;
+        if (i >= count || width < kLanes) V::zero().store(row);
+        if (i < count) load_row<T>(x, (t + i) * x_stride + c, row, width);
+      }
+      if (width == kLanes) {
+        V::transpose(rows, kLanes, target, lanes);
+        continue;
+      }
+      V::transpose(rows, kLanes, turned, kLanes);
+      for (int64_t i = 0; i < width; ++i) V::load(turned + i * kLanes).store(target + i * lanes);
+    }
+  }
+}
+
+constexpr int64_t kSlabRows = 32; /* rows that are gathered before they are stored */
+
+/* Copies rows of x and adds one of zeros, for tiles that are one token larger. */
 template <typename T>
-class Runner {
- public:
-  Runner(const Weight& w, const djlbsr_linear_args& args, const Plan& plan, const Task& task,
-         void* scratch)
-      : w_(w),
-        args_(args),
-        plan_(plan),
-        task_(task),
-        values_(static_cast<const T*>(w.values)),
-        block_size_(w.block_rows * w.block_cols),
-        col_limit_(w.cols - w.block_cols),
-        panel_(static_cast<float*>(scratch)) {}
+void copy_rows(const T* x, int64_t x_stride, int64_t columns, int64_t tokens, float* to,
+               int64_t stride) {
+  for (int64_t t = 0; t < tokens; ++t) load_row<T>(x, t * x_stride, to + t * stride, columns);
+  for (int64_t c = 0; c < columns; ++c) to[tokens * stride + c] = 0.0f;
+}
 
-  void run() {
-    if (plan_.tokens_in_lanes) {
-      if (task_.load_panel) transpose_panel();
-      run_tokens_in_lanes();
+/* A task of one call on weights of type T, with what all kernels do alike. */
+template <typename T>
+struct Job {
+  const Weight& w;
+  const djlbsr_linear_args& args;
+  const Plan& plan;
+  const Task& task;
+  float* scratch;
+
+  int64_t tokens() const { return task.token_end - task.token_begin; }
+  const T* block(int64_t b) const {
+    return static_cast<const T*>(w.values) + b * w.block_rows * w.block_cols;
+  }
+  int64_t column(int64_t b) const { return clamp_index(w.col_start[b], w.cols - w.block_cols); }
+
+  /* bias has room for whole_steps(rows) floats. */
+  void load_bias(int64_t row, int64_t rows, float* bias) const {
+    for (int64_t i = rows / kFinishStep * kFinishStep; i < whole_steps(rows); ++i) bias[i] = 0.0f;
+    if (args.bias != nullptr) {
+      load_row<T>(args.bias, row, bias, rows);
     } else {
-      if (plan_.copy_x && task_.load_panel) copy_panel();
-      run_rows_in_lanes();
+      for (int64_t i = 0; i < rows; ++i) bias[i] = 0.0f;
     }
   }
 
- private:
-  /* ---- rows in lanes ---- */
-
-  void copy_panel() {
-    for (int64_t t = task_.token_begin; t < task_.token_end; ++t) {
-      load_row<T>(args_.x, t * args_.x_stride,
-                  panel_ + (t - task_.token_begin) * plan_.panel_stride, w_.cols);
-    }
+  /* y := act(z + bias); both have room for whole_steps(rows) floats. */
+  void store(float* z, const float* bias, int64_t token, int64_t row, int64_t rows) const {
+    finish(z, bias, whole_steps(rows), args.activation);
+    store_row<T>(z, args.y, (task.token_begin + token) * args.y_stride + row, rows);
   }
-
-  void run_rows_in_lanes() {
-    for (int64_t i = task_.block_row_begin; i < task_.block_row_end; ++i) {
-      for (int64_t r = 0; r < w_.block_rows;) {
-        const int64_t left = w_.block_rows - r;
-        const int64_t few = task_.token_end - task_.token_begin <= 2 ? kMaxRowVectors : 2;
-        const int64_t rows = min_of(left, few * Vec::kLanes);
-        row_chunk(i, r, rows);
-        r += rows;
-      }
-    }
-  }
-
-  void row_chunk(int64_t i, int64_t r, int64_t rows) {
-    const int vectors = static_cast<int>((rows + Vec::kLanes - 1) / Vec::kLanes);
-    const bool partial = rows % Vec::kLanes != 0;
-    load_bias(i * w_.block_rows + r, rows);
-    switch (vectors * 2 + (partial ? 1 : 0)) {
-      case 2:
-        return token_tiles<1, false>(i, r, rows);
-      case 3:
-        return token_tiles<1, true>(i, r, rows);
-      case 4:
-        return token_tiles<2, false>(i, r, rows);
-      case 5:
-        return token_tiles<2, true>(i, r, rows);
-      case 6:
-        return token_tiles<3, false>(i, r, rows);
-      case 7:
-        return token_tiles<3, true>(i, r, rows);
-      case 8:
-        return token_tiles<4, false>(i, r, rows);
-      default:
-        return token_tiles<4, true>(i, r, rows);
-    }
-  }
-
-  template <int kVectors, bool kPartial>
-  void token_tiles(int64_t i, int64_t r, int64_t rows) {
-    int64_t t = task_.token_begin;
-    if constexpr (kVectors <= 2) {
-      for (; t + Vec::kTileTokens <= task_.token_end; t += Vec::kTileTokens) {
-        row_tile<Vec::kTileTokens, kVectors, kPartial>(i, r, rows, t);
-      }
-      for (; t + 4 <= task_.token_end; t += 4) row_tile<4, kVectors, kPartial>(i, r, rows, t);
-    }
-    for (; t + 2 <= task_.token_end; t += 2) row_tile<2, kVectors, kPartial>(i, r, rows, t);
-    for (; t < task_.token_end; ++t) row_tile<1, kVectors, kPartial>(i, r, rows, t);
-  }
-
-  template <int kTokens, int kVectors, bool kPartial>
-  void row_tile(int64_t i, int64_t r, int64_t rows, int64_t t) {
-    Vec sum[kTokens][kVectors];
-#pragma GCC unroll 16
-    for (int a = 0; a < kTokens; ++a) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[a][v] = Vec::zero();
-    }
-    int64_t stride;
-    const float* x = x_rows(t, &stride);
-    const int64_t block_rows = w_.block_rows;
-    const int64_t last = rows - (kVectors - 1) * Vec::kLanes;
-    const Blocks blocks = blocks_of(w_, i);
-    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-      const T* w = values_ + b * block_size_ + r;
-      const float* xb = x + clamp_index(w_.col_start[b], col_limit_);
-      for (int64_t k = 0; k < w_.block_cols; ++k, w += block_rows, ++xb) {
-        Vec wv[kVectors];
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-          wv[v] = kPartial && v == kVectors - 1 ? Vec::load_partial(w + v * Vec::kLanes, last)
-                                                : Vec::load(w + v * Vec::kLanes);
-        }
-#pragma GCC unroll 16
-        for (int a = 0; a < kTokens; ++a) {
-          const Vec xv = Vec::broadcast(xb + a * stride);
-#pragma GCC unroll 4
-          for (int v = 0; v < kVectors; ++v) sum[a][v] = Vec::fma(wv[v], xv, sum[a][v]);
-        }
-      }
-    }
-#pragma GCC unroll 16
-    for (int a = 0; a < kTokens; ++a) {
-      alignas(64) float z[whole_steps(kVectors * Vec::kLanes)] = {};
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[a][v].store(z + v * Vec::kLanes);
-      finish_and_store(z, t + a, i * w_.block_rows + r, rows);
-    }
-  }
-
-  /* The rows of x from token t on, as floats. */
-  const float* x_rows(int64_t t, int64_t* stride) const {
-    if (plan_.copy_x) {
-      *stride = plan_.panel_stride;
-      return panel_ + (t - task_.token_begin) * plan_.panel_stride;
-    }
-    *stride = args_.x_stride;
-    return static_cast<const float*>(args_.x) + t * args_.x_stride;
-  }
-
-  /* ---- tokens in lanes ---- */
-
-  /* panel[c][t] = x[t][c]; lanes beyond the last token hold 0 and are never stored. */
-  void transpose_panel() {
-    constexpr int64_t kColumns = 32;
-    alignas(64) float row[kColumns];
-    const int64_t tokens = task_.token_end - task_.token_begin;
-    const int64_t lanes = plan_.panel_stride;
-    for (int64_t c = 0; c < w_.cols; c += kColumns) {
-      const int64_t columns = min_of(kColumns, w_.cols - c);
-      float* to = panel_ + c * lanes;
-      for (int64_t t = 0; t < tokens; ++t) {
-        load_row<T>(args_.x, (task_.token_begin + t) * args_.x_stride + c, row, columns);
-        for (int64_t j = 0; j < columns; ++j) to[j * lanes + t] = row[j];
-      }
-      for (int64_t t = tokens; t < lanes; ++t) {
-        for (int64_t j = 0; j < columns; ++j) to[j * lanes + t] = 0.0f;
-      }
-    }
-  }
-
-  void run_tokens_in_lanes() {
-    alignas(64) float slab[kSlabRows * kMaxTokens];
-    const int64_t row_end = task_.block_row_end * w_.block_rows;
-    for (int64_t row = task_.block_row_begin * w_.block_rows; row < row_end; row += kSlabRows) {
-      const int64_t rows = min_of(kSlabRows, row_end - row);
-      for (int64_t r = 0; r < rows;) {
-        const int64_t i = (row + r) / w_.block_rows;
-        const int64_t offset = (row + r) % w_.block_rows;
-        r += slab_rows(i, offset, min_of(rows - r, w_.block_rows - offset),
-                       slab + r * plan_.panel_stride);
-      }
-      load_bias(row, rows);
-      for (int64_t t = 0; t < task_.token_end - task_.token_begin; ++t) {
-        alignas(64) float z[kSlabRows] = {};
-        for (int64_t r = 0; r < rows; ++r) z[r] = slab[r * plan_.panel_stride + t];
-        finish_and_store(z, task_.token_begin + t, row, rows);
-      }
-    }
-  }
-
-  /* Computes the first few of `rows` rows of block-row i into the slab; returns how many. */
-  int64_t slab_rows(int64_t i, int64_t offset, int64_t rows, float* slab) {
-    const int64_t vectors =
-        round_up(task_.token_end - task_.token_begin, Vec::kLanes) / Vec::kLanes;
-    if (vectors > 4) return token_tiles_of<1, 8>(i, offset, rows, slab);
-    if (vectors > 2) return token_tiles_of < Vec::kWideTile ? 4 : 2, 4 > (i, offset, rows, slab);
-    if (vectors > 1) return token_tiles_of<4, 2>(i, offset, rows, slab);
-    return token_tiles_of<4, 1>(i, offset, rows, slab);
-  }
-
-  /* One tile of kMaxRows rows or of the largest half of it that still fits. */
-  template <int kMaxRows, int kVectors>
-  int64_t token_tiles_of(int64_t i, int64_t offset, int64_t rows, float* slab) {
-    if constexpr (kMaxRows > 1) {
-      if (rows < kMaxRows) return token_tiles_of<kMaxRows / 2, kVectors>(i, offset, rows, slab);
-    }
-    token_tile<kMaxRows, kVectors>(i, offset, slab);
-    return kMaxRows;
-  }
-
-  template <int kRows, int kVectors>
-  void token_tile(int64_t i, int64_t offset, float* slab) {
-    const int64_t stride = plan_.panel_stride;
-    Vec sum[kRows][kVectors];
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = Vec::zero();
-    }
-    const int64_t block_rows = w_.block_rows;
-    const Blocks blocks = blocks_of(w_, i);
-    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-      const T* w = values_ + b * block_size_ + offset;
-      const float* x = panel_ + clamp_index(w_.col_start[b], col_limit_) * stride;
-      for (int64_t k = 0; k < w_.block_cols; ++k, w += block_rows, x += stride) {
-        Vec xv[kVectors];
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) xv[v] = Vec::load(x + v * Vec::kLanes);
-#pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) {
-          const Vec wv = Vec::broadcast(w + r);
-#pragma GCC unroll 8
-          for (int v = 0; v < kVectors; ++v) sum[r][v] = Vec::fma(wv, xv[v], sum[r][v]);
-        }
-      }
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sum[r][v].store(slab + r * stride + v * Vec::kLanes);
-    }
-  }
-
-  /* ---- epilogue ---- */
-
-  void load_bias(int64_t row, int64_t rows) {
-    if (args_.bias != nullptr) load_row<T>(args_.bias, row, bias_, rows);
-  }
-
-  /* z has room for whole_steps(rows) floats; the ones past `rows` are not stored. */
-  void finish_and_store(float* z, int64_t token, int64_t row, int64_t rows) {
-    finish(z, bias_, whole_steps(rows), args_.activation);
-    store_row<T>(z, args_.y, token * args_.y_stride + row, rows);
-  }
-
-  const Weight& w_;
-  const djlbsr_linear_args& args_;
-  const Plan& plan_;
-  const Task& task_;
-  const T* values_;
-  const int64_t block_size_;
-  const int64_t col_limit_;
-  float* panel_;
-  alignas(64) float bias_[whole_steps(kMaxRowVectors * Vec::kLanes)] = {};
 };
 
-/* The share of a vector's lanes that `count` items in steps of `step` keep busy. */
-inline double lane_use(int64_t count, int64_t step) {
-  return static_cast<double>(count) / static_cast<double>(round_up(count, step));
-}
+}  // namespace
+}  // namespace djlbsr::cpu
 
-/*
- * Whether tokens in lanes is the faster kernel. Costs are in vector operations a token: the stored
- * elements over the busy lanes, and about one for each column that is transposed. A panel that
- * leaves the L2 cache makes each of its loads cost about two.
- */
-inline bool prefer_tokens_in_lanes(const Weight& w, int64_t tokens, int64_t panel_bytes) {
-  const double elements =
-      static_cast<double>(w.nnzb * w.block_rows) * static_cast<double>(w.block_cols) / Vec::kLanes;
-  const double rows_cost = elements / lane_use(w.block_rows, Vec::kLanes);
-  const double tokens_cost =
-      elements / lane_use(tokens, Vec::kLanes) * (panel_bytes > kCacheBytes ? 2.0 : 1.0);
-  return tokens_cost + static_cast<double>(w.cols) < rows_cost;
-}
+#include "cpu/tokens_in_lanes.h"
 
-Plan make_plan(const Weight& w, const djlbsr_linear_args& args) {
-  Plan plan = {};
-  /* One row at a time needs more vectors of tokens to fill the FMA pipeline. */
-  const int64_t most = (w.block_rows == 1 ? kMaxTokenVectors : 4) * Vec::kLanes;
-  /* 1, 2, 4 or 8 vectors: the widths that token_tile has. */
-  plan.panel_tokens = Vec::kLanes;
-  while (plan.panel_tokens < min_of(args.tokens, most)) plan.panel_tokens *= 2;
-  plan.panel_stride = plan.panel_tokens;
-  const int64_t panel_bytes = w.cols * plan.panel_stride * 4;
-  plan.tokens_in_lanes = prefer_tokens_in_lanes(w, args.tokens, panel_bytes);
-  if (plan.tokens_in_lanes) {
-    plan.scratch_bytes = static_cast<size_t>(max_of(panel_bytes, 64));
-    return plan;
+/* Needs the one before. */
+#include "cpu/rows_in_lanes.h"
+#include "cpu/single_rows.h"
+
+/* After all of them. */
+#include "cpu/make_plan.h"
+
+namespace djlbsr::cpu {
+namespace {
+
+template <typename T>
+void run_job(const Job<T>& job) {
+  switch (job.plan.algorithm) {
+    case Algorithm::kRowsInLanes:
+      return RowsInLanes<T>(job).run();
+    case Algorithm::kTokensInLanes:
+      return TokensInLanes<T>(job).run();
+    case Algorithm::kSingleRows:
+      return SingleRows<T>(job).run();
+    case Algorithm::kSingleRowsFewTokens:
+      return SingleRowsFewTokens<T>(job).run();
   }
-  /* An odd number of cache lines between rows keeps the rows of a tile in different cache sets. */
-  plan.panel_stride = (round_up(w.cols, 16) / 16 | 1) * 16;
-  const int64_t row_bytes = plan.panel_stride * 4;
-  plan.copy_x = w.dtype != DJLBSR_FLOAT32 ||
-                (args.tokens >= Vec::kTileTokens && Vec::kTileTokens * row_bytes <= kCacheBytes);
-  const int64_t tiles = min_of(kPanelBytes / row_bytes / Vec::kTileTokens, 8);
-  plan.panel_tokens = max_of(tiles, 1) * Vec::kTileTokens;
-  if (Vec::kTileTokens * row_bytes > kCacheBytes && plan.copy_x) {
-    plan.panel_tokens = max_of(kCacheBytes / row_bytes, 1);
-  }
-  plan.scratch_bytes =
-      plan.copy_x ? static_cast<size_t>(min_of(plan.panel_tokens, args.tokens) * row_bytes) : 64;
-  return plan;
 }
 
 void run_task(const Weight& w, const djlbsr_linear_args& args, const Plan& plan, const Task& task,
               void* scratch) {
+  float* floats = static_cast<float*>(scratch);
   switch (w.dtype) {
     case DJLBSR_FLOAT16:
-      return Runner<Half>(w, args, plan, task, scratch).run();
+      return run_job(Job<Half>{w, args, plan, task, floats});
     case DJLBSR_BFLOAT16:
-      return Runner<Bfloat16>(w, args, plan, task, scratch).run();
+      return run_job(Job<Bfloat16>{w, args, plan, task, floats});
     default:
-      return Runner<float>(w, args, plan, task, scratch).run();
+      return run_job(Job<float>{w, args, plan, task, floats});
+  }
+}
+
+/* y := act(y), for products that another library computed. */
+template <typename T>
+void activate_as(int32_t activation, void* y, int64_t count) {
+  constexpr int64_t kStep = 4 * kFinishStep;
+  alignas(64) static constexpr float kNoBias[kStep] = {};
+  alignas(64) float z[kStep] = {};
+  for (int64_t i = 0; i < count; i += kStep) {
+    const int64_t step = min_of(kStep, count - i);
+    load_row<T>(y, i, z, step);
+    finish(z, kNoBias, kStep, activation);
+    store_row<T>(z, y, i, step);
+  }
+}
+
+void activate_array(int32_t dtype, int32_t activation, void* y, int64_t count) {
+  switch (dtype) {
+    case DJLBSR_FLOAT16:
+      return activate_as<Half>(activation, y, count);
+    case DJLBSR_BFLOAT16:
+      return activate_as<Bfloat16>(activation, y, count);
+    default:
+      return activate_as<float>(activation, y, count);
   }
 }
 

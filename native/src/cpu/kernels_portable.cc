@@ -54,12 +54,12 @@ struct Vec {
   typedef float Lanes __attribute__((vector_size(16)));
 
   static constexpr int kLanes = 4;
-  static constexpr int kTileTokens = 6;
-  static constexpr bool kWideTile = false;
 
   Lanes v;
 
   static Vec zero() { return {Lanes{}}; }
+  static Vec mul(Vec a, Vec b) { return {a.v * b.v}; }
+  static Vec add(Vec a, Vec b) { return {a.v + b.v}; }
   static Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
 
   template <typename T>
@@ -85,7 +85,25 @@ struct Vec {
   void store_partial(T* p, int64_t count) const {
     for (int64_t i = 0; i < count; ++i) from_float(v[i], p + i);
   }
+
+  /* (v0 + v2) + (v1 + v3) */
+  float sum() const { return (v[0] + v[2]) + (v[1] + v[3]); }
+
+  /* to[c][r] = from[r][c] for 4 x 4 floats */
+  static void transpose(const float* from, int64_t stride, float* to, int64_t to_stride) {
+    for (int c = 0; c < kLanes; ++c) {
+      for (int r = 0; r < kLanes; ++r) to[c * to_stride + r] = from[r * stride + c];
+    }
+  }
 };
+
+using RowVec = Vec;
+using Vec4 = Vec;
+
+/* 6 x 2 sums, 2 weights and 1 broadcast fill 15 of the 16 registers that x86 has. */
+constexpr int kTileTokens = 6;
+constexpr int kMaxSums = 12;
+constexpr int kMaxTokenVectors = 3;
 
 }  // namespace
 }  // namespace djlbsr::cpu
@@ -93,5 +111,5 @@ struct Vec {
 #include "cpu/kernels_impl.h"
 
 namespace djlbsr::cpu {
-const Kernels kPortableKernels = {make_plan, run_task};
+const Kernels kPortableKernels = {make_plan, run_task, activate_array};
 }

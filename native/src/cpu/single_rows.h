@@ -1,0 +1,268 @@
+/*
+ * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
+ */
+/* Included by kernels_impl.h. */
+#pragma once
+
+namespace djlbsr::cpu {
+namespace {
+
+constexpr int kSingleVectors = kMaxTokenVectors; /* 4 chains of each, and a weight */
+constexpr int64_t kSingleTokens = kSingleVectors * Vec::kLanes;
+constexpr int64_t kSlabBytes = 24 << 10; /* of x, which should stay in the L1 cache */
+constexpr int64_t kGroupRows = 1024;     /* whose sums should stay in the L2 cache */
+constexpr int64_t kGroupBlocks = 32 << 10;
+constexpr int64_t kAhead = 8; /* blocks by which weights are prefetched */
+
+/* Columns of x that are transposed at once: whole blocks. */
+inline int64_t slab_columns(const Weight& w) {
+  return max_of(1, kSlabBytes / 4 / kSingleTokens / w.block_cols) * w.block_cols;
+}
+
+/*
+ * Blocks of one row have no second row that could use the same x: read from the L2 cache, x alone
+ * would take most of the time. So the columns are cut into slabs that the L1 cache holds, and a
+ * group of rows does all its blocks of one slab before the next is transposed. A list of the
+ * group's blocks by slab spares guessing where each row's blocks of a slab end.
+ */
+template <typename T>
+class SingleRows {
+ public:
+  explicit SingleRows(const Job<T>& job)
+      : job_(job),
+        w_(job.w),
+        columns_(slab_columns(w_)),
+        slabs_(div_up(w_.cols, columns_)),
+        slab_(job.scratch),
+        sums_(slab_ + columns_ * kSingleTokens),
+        items_(reinterpret_cast<Item*>(sums_ + kGroupRows * kSingleTokens)),
+        ends_(reinterpret_cast<int32_t*>(items_ + capacity(w_))) {}
+
+  static size_t scratch_bytes(const Weight& w) {
+    const int64_t columns = slab_columns(w);
+    return static_cast<size_t>(columns * kSingleTokens + kGroupRows * kSingleTokens) * 4 +
+           static_cast<size_t>(capacity(w)) * sizeof(Item) +
+           static_cast<size_t>(div_up(w.cols, columns)) * sizeof(int32_t);
+  }
+
+  void run() {
+    const int64_t end = job_.task.block_row_end;
+    for (int64_t row = job_.task.block_row_begin; row < end;) {
+      int64_t rows = 0;
+      int64_t blocks = 0;
+      while (row + rows < end && rows < kGroupRows) {
+        const Blocks of_row = blocks_of(w_, row + rows);
+        blocks += max_of(0, of_row.end - of_row.begin);
+        if (rows > 0 && blocks > kGroupBlocks) break;
+        ++rows;
+      }
+      group(row, rows);
+      row += rows;
+    }
+  }
+
+ private:
+  struct Item {
+    int32_t block;
+    int32_t row;    /* of the group */
+    int32_t column; /* of the slab */
+  };
+
+  /* One row alone may have more blocks than a group should have. */
+  static int64_t capacity(const Weight& w) { return max_of(kGroupBlocks, w.block_col_count); }
+
+  void group(int64_t row, int64_t rows) {
+    list_blocks(row, rows);
+    for (int64_t token = 0; token < job_.tokens(); token += kSingleTokens) {
+      const int64_t tokens = min_of(kSingleTokens, job_.tokens() - token);
+      const T* x =
+          static_cast<const T*>(job_.args.x) + (job_.task.token_begin + token) * job_.args.x_stride;
+      for (int64_t i = 0; i < round_up(rows, kSlabRows) * kSingleTokens; ++i) sums_[i] = 0.0f;
+      for (int64_t s = 0; s < slabs_; ++s) {
+        const int64_t first = s * columns_;
+        transpose_tokens<Vec>(x + first, job_.args.x_stride, min_of(columns_, w_.cols - first),
+                              tokens, slab_, kSingleTokens);
+        const Item* items = items_ + (s > 0 ? ends_[s - 1] : 0);
+        if (w_.block_cols % 4 == 0) {
+          add_blocks<true>(items, items_ + ends_[s]);
+        } else {
+          add_blocks<false>(items, items_ + ends_[s]);
+        }
+      }
+      for (int64_t r = 0; r < rows; r += kSlabRows) {
+        store_slab(job_, sums_ + r * kSingleTokens, kSingleTokens, token, tokens, row + r,
+                   min_of(kSlabRows, rows - r));
+      }
+    }
+  }
+
+  template <bool kByFour>
+  ALWAYS_INLINE void add_blocks(const Item* item, const Item* end) {
+    for (; item < end; ++item) {
+      __builtin_prefetch(job_.block(item[min_of(kAhead, end - item - 1)].block));
+      const T* w = job_.block(item->block);
+      const float* x = slab_ + item->column * kSingleTokens;
+      if constexpr (kByFour) {
+        add_block_by_four(w, x, sums_ + item->row * kSingleTokens);
+      } else {
+        add_block(w, x, sums_ + item->row * kSingleTokens);
+      }
+    }
+  }
+
+  /* Counting sort: the items of slab s end before ends_[s], those of a row keep their order. */
+  void list_blocks(int64_t row, int64_t rows) {
+    for (int64_t s = 0; s < slabs_; ++s) ends_[s] = 0;
+    const auto for_blocks = [&](auto work) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const Blocks blocks = blocks_of(w_, row + r);
+        for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+          const auto column = static_cast<uint32_t>(job_.column(b));
+          work(r, b, column, column / static_cast<uint32_t>(columns_));
+        }
+      }
+    };
+    for_blocks([&](int64_t, int64_t, uint32_t, uint32_t slab) { ++ends_[slab]; });
+    int32_t begin = 0;
+    for (int64_t s = 0; s < slabs_; ++s) {
+      const int32_t count = ends_[s];
+      ends_[s] = begin;
+      begin += count;
+    }
+    const auto most = static_cast<uint32_t>(columns_ - w_.block_cols);
+    for_blocks([&](int64_t r, int64_t b, uint32_t column, uint32_t slab) {
+      /* In an altered weight a block may reach beyond its slab. */
+      const uint32_t at = column - slab * static_cast<uint32_t>(columns_);
+      items_[ends_[slab]++] = {static_cast<int32_t>(b), static_cast<int32_t>(r),
+                               static_cast<int32_t>(at < most ? at : most)};
+    });
+  }
+
+  ALWAYS_INLINE void add_block(const T* w, const float* x, float* sums) {
+    Vec sum[kSingleVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kSingleVectors; ++v) sum[v] = Vec::load(sums + v * Vec::kLanes);
+    for (int64_t k = 0; k < w_.block_cols; ++k, x += kSingleTokens) {
+      const Vec wv = Vec::broadcast(w + k);
+#pragma GCC unroll 8
+      for (int v = 0; v < kSingleVectors; ++v) {
+        sum[v] = Vec::fma(wv, Vec::load(x + v * Vec::kLanes), sum[v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < kSingleVectors; ++v) sum[v].store(sums + v * Vec::kLanes);
+  }
+
+  ALWAYS_INLINE void add_block_by_four(const T* w, const float* x, float* sums) {
+    Vec chain[4][kSingleVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j, ++w, x += kSingleTokens) {
+      const Vec wv = Vec::broadcast(w);
+#pragma GCC unroll 8
+      for (int v = 0; v < kSingleVectors; ++v) {
+        chain[j][v] = Vec::mul(wv, Vec::load(x + v * Vec::kLanes));
+      }
+    }
+    for (int64_t k = 4; k < w_.block_cols; k += 4) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j, ++w, x += kSingleTokens) {
+        const Vec wv = Vec::broadcast(w);
+#pragma GCC unroll 8
+        for (int v = 0; v < kSingleVectors; ++v) {
+          chain[j][v] = Vec::fma(wv, Vec::load(x + v * Vec::kLanes), chain[j][v]);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < kSingleVectors; ++v) {
+      float* sum = sums + v * Vec::kLanes;
+      const Vec block =
+          Vec::add(Vec::add(chain[0][v], chain[2][v]), Vec::add(chain[1][v], chain[3][v]));
+      Vec::add(Vec::load(sum), block).store(sum);
+    }
+  }
+
+  const Job<T>& job_;
+  const Weight& w_;
+  const int64_t columns_;
+  const int64_t slabs_;
+  float* slab_;   /* [columns_][kSingleTokens] */
+  float* sums_;   /* [kGroupRows][kSingleTokens] */
+  Item* items_;   /* the group's blocks by slab */
+  int32_t* ends_; /* [slabs_] */
+};
+
+/* Blocks of one row and 4n columns for few tokens: a lane is a column of the block. */
+template <typename T>
+class SingleRowsFewTokens {
+ public:
+  explicit SingleRowsFewTokens(const Job<T>& job) : job_(job), w_(job.w) {}
+
+  void run() {
+    const T* x = static_cast<const T*>(job_.args.x) + job_.task.token_begin * job_.args.x_stride;
+    const bool direct = w_.dtype == DJLBSR_FLOAT32 && job_.tokens() == 1;
+    const float* rows_of_x = direct ? reinterpret_cast<const float*>(x) : job_.scratch;
+    const int64_t stride = job_.plan.panel_stride;
+    if (!direct && job_.task.load_panel) {
+      copy_rows(x, job_.args.x_stride, w_.cols, job_.tokens(), job_.scratch, stride);
+    }
+    for (int64_t row = job_.task.block_row_begin; row < job_.task.block_row_end; row += kRows) {
+      const int64_t rows = min_of(kRows, job_.task.block_row_end - row);
+      job_.load_bias(row, rows, bias_);
+      for (int64_t t = 0; t < job_.tokens(); t += 4) {
+        const int64_t tokens = min_of(4, job_.tokens() - t);
+        const float* xt = rows_of_x + t * stride;
+        if (tokens == 1) {
+          sum_rows<1>(row, rows, xt, stride);
+        } else if (tokens == 2) {
+          sum_rows<2>(row, rows, xt, stride);
+        } else {
+          sum_rows<4>(row, rows, xt, stride); /* three tokens and a row of zeros */
+        }
+        for (int64_t a = 0; a < tokens; ++a) {
+          job_.store(z_ + a * kRows, bias_, t + a, row, rows);
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kRows = 256;
+
+  template <int kTokens>
+  NOINLINE void sum_rows(int64_t row, int64_t rows, const float* x, int64_t stride) {
+    for (int64_t r = 0; r < rows; ++r) {
+      float sum[kTokens] = {};
+      const Blocks blocks = blocks_of(w_, row + r);
+      for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+        const T* w = job_.block(b);
+        const float* xb = x + job_.column(b);
+        Vec4 chains[kTokens];
+        __builtin_prefetch(w + kAheadBytes / sizeof(T));
+        const Vec4 first = Vec4::load(w);
+#pragma GCC unroll 4
+        for (int a = 0; a < kTokens; ++a) {
+          chains[a] = Vec4::mul(first, Vec4::load(xb + a * stride));
+        }
+        for (int64_t k = 4; k < w_.block_cols; k += 4) {
+          const Vec4 wv = Vec4::load(w + k);
+#pragma GCC unroll 4
+          for (int a = 0; a < kTokens; ++a) {
+            chains[a] = Vec4::fma(wv, Vec4::load(xb + a * stride + k), chains[a]);
+          }
+        }
+#pragma GCC unroll 4
+        for (int a = 0; a < kTokens; ++a) sum[a] += chains[a].sum();
+      }
+      for (int a = 0; a < kTokens; ++a) z_[a * kRows + r] = sum[a];
+    }
+  }
+
+  const Job<T>& job_;
+  const Weight& w_;
+  alignas(64) float z_[4 * kRows] = {};
+  alignas(64) float bias_[kRows];
+};
+
+}  // namespace
+}  // namespace djlbsr::cpu
