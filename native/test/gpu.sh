@@ -26,13 +26,23 @@ step build cmake --build "$build"
 step ctest ctest --test-dir "$build" --output-on-failure
 step torch python3 native/test/python/test_torch.py --library "$build/libdjlbsr.so" \
     --write-modules "$report"
-for tool in memcheck racecheck initcheck synccheck; do
-    for program in test_cuda "test_hopper quick"; do
-        # shellcheck disable=SC2086
-        step "$tool-${program%% *}" timeout 400 compute-sanitizer --tool "$tool" \
-            --error-exitcode 9 "$build"/$program
+if (($(nvidia-smi --list-gpus | wc -l) >= 2)); then
+    step two-gpus python3 native/test/python/test_two_gpus.py --library "$build/libdjlbsr.so"
+fi
+# Every kernel in turn.
+sanitize() { # PROGRAM KERNEL
+    for tool in memcheck racecheck initcheck synccheck; do
+        step "$tool-$1-$2" env DJLBSR_CUDA_KERNEL="$2" timeout 100 \
+            compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/$1" quick
     done
+}
+for kernel in portable f32_stream sm80_f16_stream sm80_f16_mma; do
+    sanitize test_cuda "$kernel"
 done
+for kernel in hopper_128x256 hopper_64x512 hopper_panels; do
+    sanitize test_hopper "$kernel"
+done
+sanitize test_hopper_fp32 ""
 
 printf '%d failed: %s\n' "${#failed[@]}" "${failed[*]:-none}"
 exit "${#failed[@]}"

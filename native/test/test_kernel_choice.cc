@@ -3,11 +3,15 @@
  */
 /* Which CUDA kernel serves which call. Prints the table that it checks. */
 #include "cuda/kernel_choice.h"
+#include "cuda/panels.h"
 #include "support.h"
 
 using namespace test;
+using djlbsr::cuda::Kernel;
 using djlbsr::cuda::kernel_choice;
 using djlbsr::cuda::kernel_name;
+using djlbsr::cuda::kernel_named;
+using djlbsr::cuda::kernel_names;
 
 namespace {
 
@@ -20,9 +24,11 @@ struct Call {
   uintptr_t x = 1 << 20;
   uintptr_t y = 1 << 21;
   int64_t y_stride = 8192;
-  int64_t nnzb = 1000;
-  int64_t rows = 0; /* 60 block-rows */
+  int64_t nnzb = -1; /* an eighth of the blocks */
+  int64_t rows = 0;  /* 60 block-rows */
   int capability = 90;
+  std::optional<Kernel> forced;
+  bool allow_tf32 = false;
 };
 
 void expect(const char* expected, const char* what, const Call& call) {
@@ -31,16 +37,20 @@ void expect(const char* expected, const char* what, const Call& call) {
   info.cols = call.block_cols * (4096 / call.block_cols);
   info.block_rows = call.block_rows;
   info.block_cols = call.block_cols;
-  info.nnzb = call.nnzb;
+  const int64_t blocks = info.rows / info.block_rows * (info.cols / info.block_cols);
+  info.nnzb = call.nnzb >= 0 ? call.nnzb : std::max<int64_t>(1, blocks / 8);
   info.dtype = call.dtype;
   info.device = DJLBSR_CUDA;
+  /* Some of these weights have more blocks than could be packed. */
+  if (info.nnzb <= blocks) info.panel_block = djlbsr::cuda::panel_shape(info).block;
   djlbsr_linear_args args = {};
   args.x = reinterpret_cast<const void*>(call.x);
   args.y = reinterpret_cast<void*>(call.y);
   args.tokens = call.tokens;
   args.x_stride = call.x_stride;
   args.y_stride = call.y_stride;
-  const char* actual = kernel_name(kernel_choice(info, args, call.capability));
+  const char* actual =
+      kernel_name(kernel_choice(info, args, call.capability, call.forced, call.allow_tf32));
   std::printf("%-28s block %3lldx%-3lld dtype %d tokens %-10lld sm_%d: %s\n", what,
               (long long)call.block_rows, (long long)call.block_cols, call.dtype,
               (long long)call.tokens, call.capability, actual);
@@ -58,6 +68,10 @@ void expect_changed(const char* expected, const char* what, Change change) {
 
 int main() {
   const char* const portable = "portable";
+  const char* const mma = "sm80_f16_mma";
+  const char* const stream = "sm80_f16_stream";
+  const char* const f32_stream = "f32_stream";
+  const char* const panels = "hopper_panels";
   const char* const rows64 = "hopper_64x512";
   const char* const rows128 = "hopper_128x256";
   for (int32_t dtype : {DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
@@ -65,39 +79,141 @@ int main() {
       int64_t rows, cols;
       const char* kernel;
     } blocks[] = {{64, 64, rows64},    {64, 128, rows64},  {192, 64, rows64},   {320, 256, rows64},
-                  {128, 128, rows128}, {128, 64, rows128}, {256, 192, rows128}, {32, 64, portable},
-                  {64, 32, portable},  {96, 64, portable}, {64, 96, portable},  {1, 64, portable},
-                  {640, 1, portable}};
+                  {128, 128, rows128}, {128, 64, rows128}, {256, 192, rows128}, {32, 64, panels},
+                  {64, 32, panels},    {96, 64, panels},   {64, 96, panels},    {16, 48, panels},
+                  {1, 64, mma},        {40, 16, mma},      {640, 1, mma},       {4, 4, mma},
+                  {5, 7, mma}};
     for (const auto& block : blocks) {
       Call call;
       call.dtype = dtype;
       call.block_rows = block.rows;
       call.block_cols = block.cols;
+      call.rows = block.rows * (8192 / block.rows);
       expect(block.kernel, "block", call);
+      call.tokens = 64;
+      expect(stream, "few tokens", call);
     }
   }
-  expect_changed(portable, "float32", [](Call& c) { c.dtype = DJLBSR_FLOAT32; });
-  expect_changed(portable, "few tokens", [](Call& c) { c.tokens = 63; });
-  expect_changed(rows64, "just enough tokens", [](Call& c) { c.tokens = 64; });
-  for (int capability : {75, 80, 89, 100, 120}) {
-    expect_changed(portable, "device", [=](Call& c) { c.capability = capability; });
+  expect_changed(stream, "few tokens", [](Call& c) { c.tokens = 1; });
+  expect_changed(stream, "few tokens", [](Call& c) { c.tokens = 64; });
+  expect_changed(rows64, "just enough tokens", [](Call& c) { c.tokens = 65; });
+  const auto small_blocks = [](Call& c) {
+    c.block_rows = 4;
+    c.block_cols = 4;
+    c.rows = 352 * 32; /* a tile of rows in 32 */
+  };
+  for (int64_t tokens : {384, 385}) {
+    expect_changed(tokens == 384 ? stream : mma, "tiles for every multiprocessor", [=](Call& c) {
+      small_blocks(c);
+      c.tokens = tokens;
+    });
   }
-  expect_changed(portable, "x repeats a row", [](Call& c) { c.x_stride = 0; });
-  expect_changed(portable, "x at 8 bytes", [](Call& c) { c.x += 8; });
+  for (int64_t tokens : {64, 256, 257}) {
+    expect_changed(tokens == 257 ? panels : stream, "panels", [=](Call& c) {
+      c.block_rows = 32;
+      c.block_cols = 32;
+      c.rows = 768 * 12;
+      c.tokens = tokens;
+    });
+  }
+  const struct {
+    int capability;
+    const char* few;
+    const char* many;
+  } devices[] = {{75, portable, portable}, {80, stream, mma},  {86, stream, stream},
+                 {89, stream, stream},     {100, stream, mma}, {120, stream, stream}};
+  for (const auto& device : devices) {
+    expect_changed(device.many, "device", [&](Call& c) { c.capability = device.capability; });
+    expect_changed(device.few, "device, few tokens", [&](Call& c) {
+      c.capability = device.capability;
+      c.tokens = 8;
+    });
+  }
+  expect_changed(mma, "x repeats a row", [](Call& c) { c.x_stride = 0; });
+  expect_changed(mma, "x at 8 bytes", [](Call& c) { c.x += 8; });
   expect_changed(rows64, "x at 16 bytes", [](Call& c) { c.x += 16; });
-  expect_changed(portable, "x_stride of 8 bytes", [](Call& c) { c.x_stride += 4; });
+  expect_changed(mma, "x_stride of 8 bytes", [](Call& c) { c.x_stride += 4; });
   expect_changed(rows64, "x_stride of 16 bytes", [](Call& c) { c.x_stride += 8; });
-  expect_changed(portable, "y at 8 bytes", [](Call& c) { c.y += 8; });
-  expect_changed(portable, "y_stride of 2 bytes", [](Call& c) { c.y_stride += 1; });
-  expect_changed(portable, "nothing stored", [](Call& c) { c.nnzb = 0; });
+  expect_changed(mma, "y at 8 bytes", [](Call& c) { c.y += 8; });
+  expect_changed(mma, "y_stride of 2 bytes", [](Call& c) { c.y_stride += 1; });
+  expect_changed(mma, "nothing stored", [](Call& c) { c.nnzb = 0; });
   expect_changed(rows64, "2^31 - 64 stored rows", [](Call& c) { c.nnzb = (1 << 25) - 1; });
-  expect_changed(portable, "2^31 stored rows", [](Call& c) { c.nnzb = 1 << 25; });
-  expect_changed(portable, "2^31 tokens", [](Call& c) { c.tokens = int64_t{1} << 31; });
-  expect_changed(portable, "x_stride of 2^40 bytes",
-                 [](Call& c) { c.x_stride = int64_t{1} << 39; });
+  expect_changed(mma, "2^31 stored rows", [](Call& c) { c.nnzb = 1 << 25; });
+  expect_changed(portable, "2^38 tokens", [](Call& c) { c.tokens = int64_t{1} << 38; });
+  expect_changed(mma, "x_stride of 2^40 bytes", [](Call& c) { c.x_stride = int64_t{1} << 39; });
   expect_changed(portable, "2^31 tiles", [](Call& c) {
     c.tokens = 1 << 29;
     c.rows = 1 << 18;
   });
+  expect_changed(portable, "forced", [](Call& c) { c.forced = Kernel::kPortable; });
+  expect_changed(rows64, "forced for few tokens", [](Call& c) {
+    c.forced = Kernel::kHopper64x512;
+    c.tokens = 1;
+  });
+  expect_changed(rows64, "forced, cannot serve",
+                 [](Call& c) { c.forced = Kernel::kHopper128x256; });
+  expect_changed(mma, "forced on another device", [](Call& c) {
+    c.forced = Kernel::kHopper64x512;
+    c.capability = 80;
+  });
+  const char* const fp32 = "hopper_fp32_256";
+  const char* const tf32 = "hopper_fp32_fast_256";
+  const auto expect_float32 = [](const char* expected, const char* what, auto change) {
+    expect_changed(expected, what, [&](Call& c) {
+      c.dtype = DJLBSR_FLOAT32;
+      change(c);
+    });
+  };
+  for (int64_t rows : {16, 32, 48, 64, 128, 272}) {
+    for (int64_t cols : {16, 32, 80, 128}) {
+      expect_float32(fp32, "float32", [&](Call& c) {
+        c.block_rows = rows;
+        c.block_cols = cols;
+      });
+    }
+  }
+  expect_float32(portable, "float32, 8 rows", [](Call& c) { c.block_rows = 8; });
+  expect_float32(portable, "float32, 24 columns", [](Call& c) { c.block_cols = 24; });
+  for (int64_t tokens : {1, 16}) {
+    expect_float32(f32_stream, "float32, few tokens", [=](Call& c) { c.tokens = tokens; });
+  }
+  expect_float32(portable, "float32, device", [](Call& c) { c.capability = 80; });
+  expect_float32(portable, "float32, x at 8 bytes", [](Call& c) { c.x += 8; });
+  expect_float32(fp32, "float32, x_stride of 16 bytes", [](Call& c) { c.x_stride += 4; });
+  expect_float32(portable, "float32, x_stride of 8 bytes", [](Call& c) { c.x_stride += 2; });
+  expect_float32(portable, "float32, y_stride of 8 bytes", [](Call& c) { c.y_stride += 2; });
+  expect_float32(portable, "float32, x_stride of 2^40 bytes",
+                 [](Call& c) { c.x_stride = int64_t{1} << 38; });
+  expect_float32(portable, "float32, 2^31 tiles", [](Call& c) {
+    c.tokens = 1 << 29;
+    c.rows = 1 << 18;
+  });
+  expect_float32(tf32, "TF32 allowed", [](Call& c) { c.allow_tf32 = true; });
+  const char* const fp32_128 = "hopper_fp32_128";
+  const char* const tf32_128 = "hopper_fp32_fast_128";
+  expect_float32(fp32, "float32, 513 tokens", [](Call& c) { c.tokens = 513; });
+  expect_float32(fp32_128, "float32, 512 tokens", [](Call& c) { c.tokens = 512; });
+  expect_float32(fp32_128, "float32, 17 tokens", [](Call& c) { c.tokens = 17; });
+  expect_float32(tf32_128, "TF32 allowed, 64 tokens", [](Call& c) {
+    c.allow_tf32 = true;
+    c.tokens = 64;
+  });
+  expect_float32(f32_stream, "TF32 allowed, few tokens", [](Call& c) {
+    c.allow_tf32 = true;
+    c.tokens = 1;
+  });
+  expect_float32(fp32, "TF32 allowed, fp32 forced", [](Call& c) {
+    c.allow_tf32 = true;
+    c.forced = Kernel::kHopperFp32x256;
+  });
+  expect_float32(tf32, "TF32 forced", [](Call& c) { c.forced = Kernel::kHopperFp32Fastx256; });
+  expect_changed(rows64, "TF32 allowed, float16", [](Call& c) { c.allow_tf32 = true; });
+  for (const char* name : {panels, portable, f32_stream, stream, mma, rows64, rows128, fp32,
+                           fp32_128, tf32, tf32_128}) {
+    EXPECT(kernel_named(name) && std::strcmp(kernel_name(*kernel_named(name)), name) == 0, "%s",
+           name);
+    EXPECT(kernel_names().find(name) != std::string::npos, "%s", name);
+  }
+  EXPECT(!kernel_named("Portable") && !kernel_named(""), "a name that no kernel has");
   return finish("test_kernel_choice");
 }

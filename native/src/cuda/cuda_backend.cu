@@ -5,15 +5,23 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "common/error.h"
+#include "common/fp32_terms.h"
+#include "common/tf32.h"
 #include "cuda/cuda_check.h"
+#include "cuda/fp32_split.h"
 #include "cuda/hopper_linear.h"
+#include "cuda/hopper_panels.h"
 #include "cuda/kernel_choice.h"
 #include "cuda/linear_kernel.cuh"
+#include "cuda/sm80_mma_linear.h"
+#include "cuda/stream_linear.h"
 
 namespace djlbsr::cuda {
 namespace {
@@ -74,23 +82,35 @@ void launch_for(const djlbsr_info& info, const LinearParams& params, cudaStream_
 }
 
 /* The current device; the runtime keeps these attributes, so that asking costs next to nothing. */
-struct Device {
-  int compute_capability; /* 10 * major + minor */
-  int multiprocessors;
-};
-
-Device current_device() {
+choice::CudaMachine current_device() {
   int index = 0;
-  int major = 0;
-  int minor = 0;
-  Device device = {};
   DJLBSR_CUDA(cudaGetDevice(&index));
-  DJLBSR_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
-  DJLBSR_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index));
-  DJLBSR_CUDA(
-      cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index));
-  device.compute_capability = 10 * major + minor;
-  return device;
+  return machine(index);
+}
+
+constexpr const char* kKernelVariable = "DJLBSR_CUDA_KERNEL";
+
+const char* forced_name() {
+  const char* name = std::getenv(kKernelVariable);
+  return name == nullptr || *name == '\0' ? nullptr : name;
+}
+
+std::optional<Kernel> read_forced_kernel() {
+  const char* name = forced_name();
+  if (name == nullptr) return std::nullopt;
+  const std::optional<Kernel> kernel = kernel_named(name);
+  if (!kernel) {
+    fail(DJLBSR_INVALID_ARGUMENT,
+         "environment variable %s is '%.60s'; unset it or name one of the kernels %s",
+         kKernelVariable, name, kernel_names().c_str());
+  }
+  return kernel;
+}
+
+Kernel chosen_kernel(const djlbsr_info& info, const djlbsr_linear_args& args,
+                     int compute_capability) {
+  static const std::optional<Kernel> forced = read_forced_kernel();
+  return kernel_choice(info, args, compute_capability, forced, tf32_allowed());
 }
 
 char* at(void* packed, int64_t offset) { return static_cast<char*>(packed) + offset; }
@@ -98,6 +118,46 @@ char* at(void* packed, int64_t offset) { return static_cast<char*>(packed) + off
 int64_t values_bytes(const djlbsr_info& info) {
   return info.nnzb * info.block_rows * info.block_cols *
          static_cast<int64_t>(dtype_size(info.dtype));
+}
+
+LinearParams linear_params(const djlbsr_info& info, const void* packed,
+                           const djlbsr_linear_args& args) {
+  const Layout layout = layout_of(info);
+  const auto* base = static_cast<const char*>(packed);
+  LinearParams params = {};
+  params.crow = reinterpret_cast<const int32_t*>(base + layout.crow);
+  params.col_start = reinterpret_cast<const int32_t*>(base + layout.col_start);
+  params.values = base + layout.values;
+  params.x = args.x;
+  params.bias = args.bias;
+  params.y = args.y;
+  params.tokens = args.tokens;
+  params.x_stride = args.x_stride;
+  params.y_stride = args.y_stride;
+  params.cols = static_cast<int32_t>(info.cols);
+  params.block_rows = static_cast<int32_t>(info.block_rows);
+  params.block_cols = static_cast<int32_t>(info.block_cols);
+  params.block_cols_shift = -1;
+  for (int32_t shift = 0; shift < 31; ++shift) {
+    if (params.block_cols == int32_t{1} << shift) params.block_cols_shift = shift;
+  }
+  params.nnzb = static_cast<int32_t>(info.nnzb);
+  params.activation = args.activation;
+  return params;
+}
+
+void portable_linear(const djlbsr_info& info, const LinearParams& params, cudaStream_t stream) {
+  switch (info.dtype) {
+    case DJLBSR_FLOAT32:
+      launch_for<float>(info, params, stream);
+      break;
+    case DJLBSR_FLOAT16:
+      launch_for<__half>(info, params, stream);
+      break;
+    default:
+      launch_for<__nv_bfloat16>(info, params, stream);
+      break;
+  }
 }
 
 }  // namespace
@@ -136,6 +196,15 @@ std::string describe() {
   return lines;
 }
 
+std::string describe_kernels() {
+  const char* name = forced_name();
+  const std::string forced = name == nullptr      ? "chosen for each call"
+                             : kernel_named(name) ? std::string(name) + " forced where it can serve"
+                                                  : std::string(name) + " is unknown";
+  return kernel_names() + "; " + forced + " (force one with the environment variable " +
+         kKernelVariable + ")";
+}
+
 void pack(const djlbsr_info& info, const djlbsr_matrix& matrix, void* packed, void* stream) {
   const Layout layout = layout_of(info);
   /* Both index arrays and the gaps between, which are zero so that equal weights have equal bytes.
@@ -153,8 +222,14 @@ void pack(const djlbsr_info& info, const djlbsr_matrix& matrix, void* packed, vo
     DJLBSR_CUDA(
         cudaMemsetAsync(at(packed, end), 0, static_cast<size_t>(layout.bytes - end), cuda_stream));
   }
+  PanelPlan plan;
+  if (info.panel_block != 0) {
+    djlbsr_info sizes = info;
+    plan = plan_panels(matrix, sizes);
+    pack_panels(info, plan, packed, stream);
+  }
   update_values(info, packed, matrix.values, stream);
-  DJLBSR_CUDA(cudaStreamSynchronize(cuda_stream)); /* structure is about to go */
+  DJLBSR_CUDA(cudaStreamSynchronize(cuda_stream)); /* structure and plan are about to go */
 }
 
 void update_values(const djlbsr_info& info, void* packed, const void* values, void* stream) {
@@ -163,44 +238,55 @@ void update_values(const djlbsr_info& info, void* packed, const void* values, vo
   DJLBSR_CUDA(cudaMemcpyAsync(at(packed, layout_of(info).values), values,
                               static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice,
                               static_cast<cudaStream_t>(stream)));
+  if (Fp32Terms::exist(info)) split_values(info, packed, static_cast<cudaStream_t>(stream));
+  if (info.panel_block != 0) update_panels(info, packed, stream);
 }
 
 void linear(const djlbsr_info& info, const void* packed, const djlbsr_linear_args& args) {
-  const Device device = current_device();
-  const Kernel kernel = kernel_choice(info, args, device.compute_capability);
-  if (kernel != Kernel::kPortable) {
-    hopper_linear(kernel, info, packed, args, device.multiprocessors);
-    return;
-  }
-  const Layout layout = layout_of(info);
-  const auto* base = static_cast<const char*>(packed);
-  LinearParams params = {};
-  params.crow = reinterpret_cast<const int32_t*>(base + layout.crow);
-  params.col_start = reinterpret_cast<const int32_t*>(base + layout.col_start);
-  params.values = base + layout.values;
-  params.x = args.x;
-  params.bias = args.bias;
-  params.y = args.y;
-  params.tokens = args.tokens;
-  params.x_stride = args.x_stride;
-  params.y_stride = args.y_stride;
-  params.cols = static_cast<int32_t>(info.cols);
-  params.block_rows = static_cast<int32_t>(info.block_rows);
-  params.block_cols = static_cast<int32_t>(info.block_cols);
-  params.nnzb = static_cast<int32_t>(info.nnzb);
-  params.activation = args.activation;
-  const auto stream = static_cast<cudaStream_t>(args.stream);
-  switch (info.dtype) {
-    case DJLBSR_FLOAT32:
-      launch_for<float>(info, params, stream);
-      break;
-    case DJLBSR_FLOAT16:
-      launch_for<__half>(info, params, stream);
-      break;
+  const choice::CudaMachine device = current_device();
+  const Kernel kernel = chosen_kernel(info, args, device.compute_capability);
+  switch (kernel) {
+    case Kernel::kHopper128x256:
+    case Kernel::kHopper64x512:
+      return hopper_linear(kernel, info, packed, args, device.multiprocessors);
+    case Kernel::kHopperPanels:
+      return hopper_panels(info, packed, args, device.multiprocessors);
+    case Kernel::kHopperFp32x256:
+    case Kernel::kHopperFp32x128:
+    case Kernel::kHopperFp32Fastx256:
+    case Kernel::kHopperFp32Fastx128:
+      return hopper_fp32_linear(kernel, info, packed, args, device.multiprocessors);
     default:
-      launch_for<__nv_bfloat16>(info, params, stream);
       break;
   }
+  const LinearParams params = linear_params(info, packed, args);
+  const auto stream = static_cast<cudaStream_t>(args.stream);
+  switch (kernel) {
+    case Kernel::kSm80F16Stream:
+      return sm80_f16_stream(info, params, stream);
+    case Kernel::kSm80F16Mma:
+      return sm80_f16_mma(info, params, stream);
+    case Kernel::kF32Stream:
+      return f32_stream(info, params, stream);
+    default:
+      return portable_linear(info, params, stream);
+  }
+}
+
+const char* kernel_name_for(const djlbsr_info& info, const djlbsr_linear_args& args) {
+  return kernel_name(chosen_kernel(info, args, current_device().compute_capability));
+}
+
+choice::CudaMachine machine(int device) {
+  int major = 0;
+  int minor = 0;
+  choice::CudaMachine machine = {};
+  DJLBSR_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  DJLBSR_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  DJLBSR_CUDA(
+      cudaDeviceGetAttribute(&machine.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  machine.compute_capability = 10 * major + minor;
+  return machine;
 }
 
 DeviceGuard::DeviceGuard(int device) : previous_(device), device_(device) {

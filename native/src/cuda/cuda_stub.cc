@@ -19,11 +19,18 @@ int device_count() { return 0; }
 
 std::string describe() { return "none: built without nvcc"; }
 
+std::string describe_kernels() { return "none: built without nvcc"; }
+
 void pack(const djlbsr_info&, const djlbsr_matrix&, void*, void*) { unavailable(); }
 
 void update_values(const djlbsr_info&, void*, const void*, void*) { unavailable(); }
 
 void linear(const djlbsr_info&, const void*, const djlbsr_linear_args&) { unavailable(); }
+
+const char* kernel_name_for(const djlbsr_info&, const djlbsr_linear_args&) { unavailable(); }
+void activate(int32_t, int32_t, void*, int64_t, void*) { unavailable(); }
+
+choice::CudaMachine machine(int) { unavailable(); }
 
 DeviceGuard::DeviceGuard(int) : previous_(0), device_(0) { unavailable(); }
 

@@ -29,6 +29,15 @@ __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
   return __float2bfloat16_rn(v);
 }
 
+/* Two 16-bit elements, the first in the low half. */
+template <typename Element>
+__device__ inline uint32_t pack_pair(float low, float high) {
+  const Element pair[2] = {from_float<Element>(low), from_float<Element>(high)};
+  uint32_t bits;
+  memcpy(&bits, pair, 4);
+  return bits;
+}
+
 __device__ inline int32_t clamp(int32_t v, int32_t low, int32_t high) {
   return min(max(v, low), high);
 }

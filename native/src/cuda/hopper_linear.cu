@@ -3,57 +3,18 @@
  */
 #include "cuda/hopper_linear.h"
 
-#include <cudaTypedefs.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
 
-#include "common/error.h"
 #include "cuda/cuda_check.h"
 #include "cuda/hopper_kernel.cuh"
+#include "cuda/tensor_map.h"
 
 namespace djlbsr::cuda {
 namespace {
 
 constexpr int64_t kPanelBytes = 16 << 20; /* of x; more than half of L2 loses most of its rate */
-
-/* From the driver that the runtime has loaded: nothing links to libcuda. */
-PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
-  static const PFN_cuTensorMapEncodeTiled_v12000 encoder = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result = {};
-    DJLBSR_CUDA(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                 cudaEnableDefault, &result));
-    if (result != cudaDriverEntryPointSuccess || function == nullptr) {
-      fail(DJLBSR_CUDA_ERROR, "the NVIDIA driver has no cuTensorMapEncodeTiled; update the driver");
-    }
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-  }();
-  return encoder;
-}
-
-/* A row-major matrix of 16-bit elements in boxes of box_rows x 64, swizzled by 128 bytes. */
-CUtensorMap tensor_map(const char* name, const void* data, int32_t dtype, int64_t rows,
-                       int64_t cols, int64_t stride, int box_rows) {
-  const CUtensorMapDataType type =
-      dtype == DJLBSR_FLOAT16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(stride) * 2};
-  const cuuint32_t box[] = {kStepCols, static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t steps[] = {1, 1};
-  CUtensorMap map;
-  const CUresult status =
-      tensor_map_encoder()(&map, type, 2, const_cast<void*>(data), sizes, strides, box, steps,
-                           CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS) {
-    fail(DJLBSR_CUDA_ERROR,
-         "cuTensorMapEncodeTiled gave CUresult %d for %s at %p, %lld rows, %lld columns, stride "
-         "%lld; check that it is memory of the current device",
-         static_cast<int>(status), name, data, (long long)rows, (long long)cols, (long long)stride);
-  }
-  return map;
-}
 
 template <typename Element, int kTileRows>
 void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_args& args,
@@ -63,8 +24,9 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   const auto* base = static_cast<const char*>(packed);
   HopperParams p = {};
   p.values = tensor_map("values", base + layout.values, info.dtype, info.nnzb * info.block_rows,
-                        info.block_cols, info.block_cols, kTileRows);
-  p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, kConsumerTokens);
+                        info.block_cols, info.block_cols, kTileRows, kStepCols);
+  p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, kConsumerTokens,
+                   kStepCols);
   p.crow = reinterpret_cast<const int32_t*>(base + layout.crow);
   p.col_start = reinterpret_cast<const int32_t*>(base + layout.col_start);
   p.bias = args.bias;
@@ -77,6 +39,7 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.block_row_count = static_cast<int32_t>(info.rows / info.block_rows);
   p.nnzb = static_cast<int32_t>(info.nnzb);
   p.activation = args.activation;
+  p.steps_per_block = p.block_cols / kStepCols;
   p.slices_per_block_row = p.block_rows / kTileRows;
   p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
   p.panel_token_tiles = static_cast<int32_t>(

@@ -13,4 +13,8 @@ namespace djlbsr::cuda {
 void hopper_linear(Kernel kernel, const djlbsr_info& info, const void* packed,
                    const djlbsr_linear_args& args, int multiprocessors);
 
+/* The same for the kernels of fp32. */
+void hopper_fp32_linear(Kernel kernel, const djlbsr_info& info, const void* packed,
+                        const djlbsr_linear_args& args, int multiprocessors);
+
 }  // namespace djlbsr::cuda

@@ -49,6 +49,44 @@ __device__ inline void mbarrier_wait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+__device__ inline bool mbarrier_test(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
+/* Arrives at the barrier that lies at the same place in a CTA of the cluster. */
+__device__ inline void mbarrier_arrive_at(uint32_t barrier, uint32_t cta) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
+      "}" ::"r"(barrier),
+      "r"(cta)
+      : "memory");
+}
+
+/* ---- clusters ---- */
+
+__device__ inline uint32_t cluster_rank() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+__device__ inline void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
 /* ---- bulk tensor copies ---- */
 
 __device__ inline void prefetch_tensor_map(const CUtensorMap* map) {
@@ -62,6 +100,26 @@ __device__ inline void load_box(uint32_t destination, const CUtensorMap* map, in
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%2, %3}], [%4];" ::"r"(destination),
       "l"(map), "r"(inner), "r"(outer), "r"(barrier)
+      : "memory");
+}
+
+/* The same box for both CTAs of a cluster of two, at the same place and barrier in each. */
+__device__ inline void load_box_for_pair(uint32_t destination, const CUtensorMap* map,
+                                         int32_t inner, int32_t outer, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(destination),
+      "l"(map), "r"(inner), "r"(outer), "r"(barrier), "h"(static_cast<uint16_t>(3))
+      : "memory");
+}
+
+/* Adjacent bytes, a multiple of 16 at a multiple of 16. */
+__device__ inline void load_bytes(uint32_t destination, const void* source, uint32_t bytes,
+                                  uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+      "[%3];" ::"r"(destination),
+      "l"(source), "r"(bytes), "r"(barrier)
       : "memory");
 }
 
@@ -85,6 +143,14 @@ __device__ inline void take_registers() {
 /* A barrier of the 128 threads of one warpgroup; ids 1 to 15. */
 __device__ inline void warpgroup_sync(int id) {
   asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
+}
+
+/* Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8. */
+__device__ inline void store_matrices(uint32_t address, uint32_t a, uint32_t b, uint32_t c,
+                                      uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
 }
 
 /* Four 8x8 matrices of 16-bit elements, transposed; lane l gives the address of row l % 8 of matrix
@@ -163,6 +229,73 @@ __device__ inline void wgmma_64x256x16<__nv_bfloat16>(float (&d)[128], uint64_t 
 }
 
 #undef DJLBSR_WGMMA_N256
+
+/*
+ * The same for b of 16, 32 or 128 rows. A descriptor is given as its two halves: the low one has
+ * the address, so that moving it takes 32-bit arithmetic. d is a part of the accumulators.
+ */
+struct Operands {
+  uint32_t a, a_high, b, b_high;
+};
+#define DJLBSR_WGMMA(shape, types, list, a, ah, b, bh)          \
+  "{\n"                                                         \
+  ".reg .pred add;\n"                                           \
+  ".reg .b64 da, db;\n"                                         \
+  "setp.eq.u32 add, 0, 0;\n"                                    \
+  "mov.b64 da, {" a ", " ah                                     \
+  "};\n"                                                        \
+  "mov.b64 db, {" b ", " bh                                     \
+  "};\n"                                                        \
+  "wgmma.mma_async.sync.aligned." shape ".f32." types " {" list \
+  "}, da, db, add, 1, 1, 0, 0;\n"                               \
+  "}"
+#define DJLBSR_LIST_8 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define DJLBSR_LIST_16 DJLBSR_LIST_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define DJLBSR_LIST_32                                                                \
+  DJLBSR_LIST_16                                                                      \
+      ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, " \
+      "%31"
+#define DJLBSR_LIST_64                                                                \
+  DJLBSR_LIST_32                                                                      \
+      ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, " \
+      "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "   \
+      "%62, %63"
+
+template <typename Element, int kRows>
+struct WgmmaSmall;
+#define DJLBSR_SMALL(Element, types)                                                             \
+  template <>                                                                                    \
+  struct WgmmaSmall<Element, 16> {                                                               \
+    __device__ static void run(float* d, const Operands& o) {                                    \
+      asm volatile(DJLBSR_WGMMA("m64n16k16", types, DJLBSR_LIST_8, "%8", "%9", "%10", "%11")     \
+                   : DJLBSR_8(d, 0)                                                              \
+                   : "r"(o.a), "r"(o.a_high), "r"(o.b), "r"(o.b_high));                          \
+    }                                                                                            \
+  };                                                                                             \
+  template <>                                                                                    \
+  struct WgmmaSmall<Element, 32> {                                                               \
+    __device__ static void run(float* d, const Operands& o) {                                    \
+      asm volatile(DJLBSR_WGMMA("m64n32k16", types, DJLBSR_LIST_16, "%16", "%17", "%18", "%19")  \
+                   : DJLBSR_8(d, 0), DJLBSR_8(d, 8)                                              \
+                   : "r"(o.a), "r"(o.a_high), "r"(o.b), "r"(o.b_high));                          \
+    }                                                                                            \
+  };                                                                                             \
+  template <>                                                                                    \
+  struct WgmmaSmall<Element, 128> {                                                              \
+    __device__ static void run(float* d, const Operands& o) {                                    \
+      asm volatile(DJLBSR_WGMMA("m64n128k16", types, DJLBSR_LIST_64, "%64", "%65", "%66", "%67") \
+                   : DJLBSR_32(d, 0), DJLBSR_32(d, 32)                                           \
+                   : "r"(o.a), "r"(o.a_high), "r"(o.b), "r"(o.b_high));                          \
+    }                                                                                            \
+  };
+DJLBSR_SMALL(__half, "f16.f16")
+DJLBSR_SMALL(__nv_bfloat16, "bf16.bf16")
+#undef DJLBSR_SMALL
+#undef DJLBSR_LIST_64
+#undef DJLBSR_LIST_32
+#undef DJLBSR_LIST_16
+#undef DJLBSR_LIST_8
+#undef DJLBSR_WGMMA
 #undef DJLBSR_32
 #undef DJLBSR_8
 

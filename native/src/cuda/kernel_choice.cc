@@ -3,6 +3,9 @@
  */
 #include "cuda/kernel_choice.h"
 
+#include <algorithm>
+#include <cstring>
+#include <iterator>
 #include <limits>
 
 namespace djlbsr::cuda {
@@ -10,38 +13,192 @@ namespace {
 
 constexpr int64_t kMaxCoordinate = std::numeric_limits<int32_t>::max();
 
-/* The bulk copy engine reads rows of x, and 16-byte stores write rows of y, at such addresses. */
-bool aligned_16(const void* address, int64_t stride_elements) {
-  return reinterpret_cast<uintptr_t>(address) % 16 == 0 && stride_elements % 8 == 0;
+using Predicate = bool (*)(const djlbsr_info& info, const djlbsr_linear_args& args,
+                           int compute_capability);
+
+bool always(const djlbsr_info&, const djlbsr_linear_args&, int) { return true; }
+
+bool sixteen_bit(const djlbsr_info& info) {
+  return info.dtype == DJLBSR_FLOAT16 || info.dtype == DJLBSR_BFLOAT16;
+}
+
+/*
+ * Of elements of this size. The bulk copy engine reads rows of x, and 16-byte stores write rows of
+ * y, at such addresses.
+ */
+bool aligned_16(const void* address, int64_t stride_elements, int size) {
+  return reinterpret_cast<uintptr_t>(address) % 16 == 0 && stride_elements % (16 / size) == 0;
+}
+
+bool hopper_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
+                   int compute_capability) {
+  const bool served = compute_capability == 90 && sixteen_bit(info) && info.block_rows % 64 == 0 &&
+                      info.block_cols % 64 == 0 && info.nnzb > 0 && args.x_stride >= info.cols &&
+                      aligned_16(args.x, args.x_stride, 2) && aligned_16(args.y, args.y_stride, 2);
+  /* Tensor maps have 32-bit coordinates and strides below 2^40 bytes; tiles are counted in 32 bits.
+   */
+  return served && info.nnzb <= kMaxCoordinate / info.block_rows &&
+         args.tokens <= kMaxCoordinate - 512 && args.x_stride < int64_t{1} << 39 &&
+         args.tokens / 256 + 1 <= kMaxCoordinate / 4 / (info.rows / 64);
+}
+
+bool hopper_panels_serve(const djlbsr_info& info, const djlbsr_linear_args& args,
+                         int compute_capability) {
+  return compute_capability == 90 && info.panel_block != 0 && args.x_stride >= info.cols &&
+         aligned_16(args.x, args.x_stride, 2) && aligned_16(args.y, args.y_stride, 2) &&
+         args.tokens <= kMaxCoordinate - 512 && args.x_stride < int64_t{1} << 39 &&
+         info.cols <= 1 << 29 && info.rows <= kMaxCoordinate - 768 &&
+         args.tokens / 128 + 1 <= kMaxCoordinate / (info.rows / 768 + 1);
+}
+
+bool hopper_128_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
+                       int compute_capability) {
+  return info.block_rows % 128 == 0 && hopper_serves(info, args, compute_capability);
+}
+
+bool hopper_fp32_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
+                        int compute_capability) {
+  const bool served = compute_capability == 90 && info.dtype == DJLBSR_FLOAT32 &&
+                      info.block_rows % 16 == 0 && info.block_cols % 16 == 0 && info.nnzb > 0 &&
+                      args.x_stride >= info.cols && aligned_16(args.x, args.x_stride, 4) &&
+                      aligned_16(args.y, args.y_stride, 4);
+  return served && info.nnzb <= kMaxCoordinate / info.block_rows &&
+         args.tokens <= kMaxCoordinate - 512 && args.x_stride < int64_t{1} << 38 &&
+         args.tokens / 128 + 1 <= kMaxCoordinate / 4 / (info.rows / 16);
+}
+
+bool never(const djlbsr_info&, const djlbsr_linear_args&, int) { return false; }
+
+/*
+ * At 64 tokens sm80_f16_stream takes half the time of hopper_64x512 (64 x 64 blocks, 11008 x 4096),
+ * at 128 the same.
+ */
+bool above_64_tokens(const djlbsr_info&, const djlbsr_linear_args& args, int) {
+  return args.tokens > 64;
+}
+
+/* With fewer tiles of kTileRows x 128 most multiprocessors would be idle. */
+template <int64_t kTileRows, int64_t kLeast>
+bool enough_tiles(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
+  return args.tokens > 64 &&
+         ((info.rows - 1) / kTileRows + 1) * ((args.tokens - 1) / 128 + 1) >= kLeast;
+}
+
+/*
+ * The values of a block-row and its stored columns are counted in 32 bits, the latter some steps
+ * past their end; slices of a block-row and tiles of tokens are counted in 16 bits.
+ */
+bool stream_serves(const djlbsr_info& info, const djlbsr_linear_args& args, int64_t tile_tokens) {
+  return args.tokens <= 65535 * tile_tokens && info.cols <= kMaxCoordinate - 4096 &&
+         info.block_rows <= kMaxCoordinate / std::max<int64_t>(info.cols, 1) &&
+         info.block_rows <= 65535;
+}
+
+bool f16_stream_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
+                       int compute_capability) {
+  return compute_capability >= 80 && sixteen_bit(info) && stream_serves(info, args, 64);
+}
+
+bool f32_stream_serves(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
+  return info.dtype == DJLBSR_FLOAT32 && stream_serves(info, args, 4);
+}
+
+template <int64_t kTokens>
+bool up_to_tokens(const djlbsr_info&, const djlbsr_linear_args& args, int) {
+  return args.tokens <= kTokens;
+}
+
+/*
+ * Panels of x and queues of the weight need 140 KB of shared memory, which 8.6, 8.9 and 12.x lack.
+ * A panel of 128 columns has a number below 4096; the values of a block-row and tiles are counted
+ * in 32 bits.
+ */
+bool f16_mma_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
+                    int compute_capability) {
+  const bool fits = compute_capability == 80 || compute_capability == 87 ||
+                    (compute_capability >= 90 && compute_capability < 120);
+  return fits && sixteen_bit(info) && info.cols > 0 && info.cols <= 4096 * 128 &&
+         info.block_rows <= kMaxCoordinate / info.cols &&
+         args.tokens / 128 + 1 <= kMaxCoordinate / (info.rows / 11 + 1);
+}
+
+bool from_513_tokens(const djlbsr_info&, const djlbsr_linear_args& args, int) {
+  return args.tokens > 512;
+}
+
+/* The kernel that takes the place of another where TF32 will do. */
+Kernel fast_kernel(Kernel kernel) {
+  return kernel == Kernel::kHopperFp32x256   ? Kernel::kHopperFp32Fastx256
+         : kernel == Kernel::kHopperFp32x128 ? Kernel::kHopperFp32Fastx128
+                                             : kernel;
+}
+
+struct Entry {
+  Kernel kernel;
+  const char* name;
+  Predicate serves; /* can compute the call */
+  Predicate suits;  /* is wanted for it, if no entry before is */
+};
+
+/* In order of preference; the last serves and suits every call. */
+constexpr Entry kKernels[] = {
+    {Kernel::kHopper128x256, "hopper_128x256", hopper_128_serves, above_64_tokens},
+    {Kernel::kHopperPanels, "hopper_panels", hopper_panels_serve, enough_tiles<768, 32>},
+    {Kernel::kHopper64x512, "hopper_64x512", hopper_serves, above_64_tokens},
+    {Kernel::kSm80F16Mma, "sm80_f16_mma", f16_mma_serves, enough_tiles<352, 128>},
+    {Kernel::kSm80F16Stream, "sm80_f16_stream", f16_stream_serves, always},
+    {Kernel::kF32Stream, "f32_stream", f32_stream_serves, up_to_tokens<16>},
+    {Kernel::kHopperFp32x256, "hopper_fp32_256", hopper_fp32_serves, from_513_tokens},
+    {Kernel::kHopperFp32x128, "hopper_fp32_128", hopper_fp32_serves, always},
+    {Kernel::kHopperFp32Fastx256, "hopper_fp32_fast_256", hopper_fp32_serves,
+     never}, /* see fast_kernel */
+    {Kernel::kHopperFp32Fastx128, "hopper_fp32_fast_128", hopper_fp32_serves, never},
+    {Kernel::kPortable, "portable", always, always},
+};
+
+const Entry& entry_of(Kernel kernel) {
+  for (const Entry& entry : kKernels) {
+    if (entry.kernel == kernel) return entry;
+  }
+  return *(std::end(kKernels) - 1);
 }
 
 }  // namespace
 
-const char* kernel_name(Kernel kernel) {
-  switch (kernel) {
-    case Kernel::kHopper128x256:
-      return "hopper_128x256";
-    case Kernel::kHopper64x512:
-      return "hopper_64x512";
-    default:
-      return "portable";
+const char* kernel_name(Kernel kernel) { return entry_of(kernel).name; }
+
+std::optional<Kernel> kernel_named(const char* name) {
+  for (const Entry& entry : kKernels) {
+    if (std::strcmp(entry.name, name) == 0) return entry.kernel;
   }
+  return std::nullopt;
+}
+
+std::string kernel_names() {
+  std::string names;
+  const size_t count = std::size(kKernels);
+  for (size_t i = 0; i < count; ++i) {
+    names += i == 0 ? "" : i + 1 < count ? ", " : " and ";
+    names += kKernels[i].name;
+  }
+  return names;
+}
+
+bool kernel_serves(Kernel kernel, const djlbsr_info& info, const djlbsr_linear_args& args,
+                   int compute_capability) {
+  return entry_of(kernel).serves(info, args, compute_capability);
 }
 
 Kernel kernel_choice(const djlbsr_info& info, const djlbsr_linear_args& args,
-                     int compute_capability) {
-  const bool served = compute_capability == 90 &&
-                      (info.dtype == DJLBSR_FLOAT16 || info.dtype == DJLBSR_BFLOAT16) &&
-                      info.block_rows % 64 == 0 && info.block_cols % 64 == 0 && info.nnzb > 0 &&
-                      args.tokens >= 64 && args.x_stride >= info.cols &&
-                      aligned_16(args.x, args.x_stride) && aligned_16(args.y, args.y_stride);
-  /* Tensor maps have 32-bit coordinates and strides below 2^40 bytes; tiles are counted in 32 bits.
-   */
-  const bool small = served && info.nnzb <= kMaxCoordinate / info.block_rows &&
-                     args.tokens <= kMaxCoordinate - 512 && args.x_stride < int64_t{1} << 39 &&
-                     args.tokens / 256 + 1 <= kMaxCoordinate / 4 / (info.rows / 64);
-  if (!small) return Kernel::kPortable;
-  return info.block_rows % 128 == 0 ? Kernel::kHopper128x256 : Kernel::kHopper64x512;
+                     int compute_capability, std::optional<Kernel> forced, bool allow_tf32) {
+  if (forced && kernel_serves(*forced, info, args, compute_capability)) return *forced;
+  for (const Entry& entry : kKernels) {
+    if (entry.serves(info, args, compute_capability) &&
+        entry.suits(info, args, compute_capability)) {
+      return allow_tf32 ? fast_kernel(entry.kernel) : entry.kernel;
+    }
+  }
+  return Kernel::kPortable;
 }
 
 }  // namespace djlbsr::cuda

@@ -4,21 +4,45 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
 
 #include "djlbsr.h"
 
 namespace djlbsr::cuda {
 
-/* The kernels of `linear`; the numbers are weight rows and tokens of a tile. */
-enum class Kernel { kPortable, kHopper128x256, kHopper64x512 };
+/* The kernels of `linear`; numbers are weight rows and tokens of a tile, or its tokens. */
+enum class Kernel {
+  kPortable,
+  kF32Stream,
+  kSm80F16Stream,
+  kSm80F16Mma,
+  kHopper128x256,
+  kHopper64x512,
+  kHopperPanels,
+  kHopperFp32x256,
+  kHopperFp32x128,
+  kHopperFp32Fastx256,
+  kHopperFp32Fastx128
+};
 
 const char* kernel_name(Kernel kernel);
+std::optional<Kernel> kernel_named(const char* name);
+
+/* All names, in order of preference: "a, b and c". */
+std::string kernel_names();
+
+/* Whether a kernel can serve a call, be it the best for it or not. */
+bool kernel_serves(Kernel kernel, const djlbsr_info& info, const djlbsr_linear_args& args,
+                   int compute_capability);
 
 /*
  * The kernel that serves a call: a function of its arguments alone, pointers counting by their
- * alignment only. compute_capability is 10 * major + minor.
+ * alignment only. forced serves every call that it can. compute_capability is 10 * major + minor.
+ * allow_tf32 lets a fast kernel take the place of one for fp32.
  */
 Kernel kernel_choice(const djlbsr_info& info, const djlbsr_linear_args& args,
-                     int compute_capability);
+                     int compute_capability, std::optional<Kernel> forced = std::nullopt,
+                     bool allow_tf32 = false);
 
 }  // namespace djlbsr::cuda

@@ -15,31 +15,12 @@
 
 #include "cuda/activation.cuh"
 #include "cuda/element.cuh"
+#include "cuda/linear_params.h"
 
 namespace djlbsr::cuda {
 
 constexpr int kWarp = 32;
 constexpr int kChunk = kWarp; /* a lane loads one stored column */
-
-struct LinearParams {
-  const int32_t* crow;
-  const int32_t* col_start;
-  const void* values; /* [nnzb, block_rows, block_cols] */
-  const void* x;
-  const void* bias; /* or null */
-  void* y;
-  int64_t tokens;
-  int64_t x_stride;
-  int64_t y_stride;
-  int64_t tiles;                /* slices * token tiles */
-  int64_t slices;               /* block_row_count * slices_per_block_row */
-  int32_t slices_per_block_row; /* of at most kTileRows rows each */
-  int32_t cols;
-  int32_t block_rows;
-  int32_t block_cols;
-  int32_t nnzb;
-  int32_t activation;
-};
 
 /*
  * A thread computes kThreadRows x kThreadTokens outputs; rows of a thread are adjacent, its tokens

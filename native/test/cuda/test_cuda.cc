@@ -3,7 +3,8 @@
  */
 /*
  * The CUDA back-end against float64, for every dtype, block shape, token count and activation,
- * between canaries. `test_cuda quick` runs a part that compute-sanitizer gets through in a minute.
+ * between canaries, by the kernels that serve each call or by the one that DJLBSR_CUDA_KERNEL
+ * names. `test_cuda quick` runs a part that compute-sanitizer gets through in a minute.
  */
 #include <iterator>
 
@@ -13,16 +14,22 @@ using namespace test;
 
 namespace {
 
-/* The comments name the tile of the portable kernel that a shape reaches. */
+/* Each row of the table is another tile of the portable kernel; the others add what they split. */
 const int64_t kBlocks[][2] = {
-    {1, 1},   {1, 32},  {1, 7},               /* 1 row */
-    {2, 3},   {3, 5},   {8, 8},               /* 8 rows */
-    {16, 16}, {16, 64}, {12, 20},             /* 16 rows */
-    {32, 1},  {32, 32}, {20, 4},              /* 32 rows */
-    {64, 64}, {33, 2},  {128, 128}, {100, 36} /* slices of 64 rows */
+    {1, 1},   {1, 32},  {1, 7},     {1, 16},            /* 1 row */
+    {2, 3},   {3, 5},   {8, 8},     {4, 4},    {5, 7},  /* 8 rows */
+    {16, 16}, {16, 64}, {12, 20},                       /* 16 rows */
+    {32, 1},  {32, 32}, {20, 4},    {32, 64},           /* 32 rows */
+    {64, 64}, {33, 2},  {128, 128}, {100, 36}, {48, 24} /* slices of 64 rows */
 };
 
-const int64_t kTokens[] = {0, 1, 2, 7, 8, /* the narrow tiles */ 9, 33, 64, 65, 130, 257};
+/* On either side of every tile of tokens. */
+const int64_t kTokens[] = {0, 1, 2, 4, 5, 7, 8, 9, 15, 16, 17, 33, 63, 64, 65, 128, 130, 257};
+
+/* x and y often, but not always, at multiples of 16 bytes. */
+int64_t random_pad(Rng& rng, int64_t least) {
+  return uniform(rng, 0, 1) == 0 ? 8 * uniform(rng, 0, 2) : uniform(rng, least, 3);
+}
 
 void shapes(bool quick) {
   Rng rng(20261122);
@@ -31,15 +38,31 @@ void shapes(bool quick) {
   for (const auto& block : kBlocks) {
     for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
       for (int64_t tokens : kTokens) {
-        if (quick && tokens > 65) continue;
+        if (quick && (tokens > 65 || uniform(rng, 0, 3) > 0)) continue;
         const int64_t most = block[0] * block[1] >= 1024 ? 3 : quick ? 5 : 9;
         const char* name = kPatterns[pattern++ % 7];
-        const Matrix m(rng, uniform(rng, 1, most), uniform(rng, 1, most), block[0], block[1], dtype,
-                       name);
-        check(rng, m,
-              Case{tokens, uniform(rng, -1, 3), uniform(rng, 0, 3), uniform(rng, 0, 1) == 1,
-                   activation++ % 5},
-              name);
+        Matrix m(rng, uniform(rng, 1, most), uniform(rng, 1, most), block[0], block[1], dtype,
+                 name);
+        Case c = {tokens, random_pad(rng, -1), random_pad(rng, 0), uniform(rng, 0, 1) == 1,
+                  activation++ % 5};
+        c.integers = uniform(rng, 0, 2) == 0;
+        check(rng, m, c, name);
+      }
+    }
+  }
+}
+
+/* More steps than warps and stages, rows of very different lengths, more rows than a tile. */
+void long_rows() {
+  Rng rng(4242);
+  const int64_t sizes[][4] = {{3, 70, 16, 16}, {9, 90, 8, 8},   {40, 300, 1, 4},  {3, 200, 4, 4},
+                              {4, 40, 32, 32}, {3, 24, 64, 64}, {30, 60, 16, 16}, {5, 150, 5, 7}};
+  for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
+    for (const auto& size : sizes) {
+      for (int64_t tokens : {1, 16, 40, 150}) {
+        const char* name = kPatterns[uniform(rng, 0, 3)];
+        Matrix m(rng, size[0], size[1], size[2], size[3], dtype, name);
+        check(rng, m, Case{tokens, 0, 0, true, DJLBSR_NONE, tokens != 16}, name);
       }
     }
   }
@@ -49,121 +72,83 @@ void empty_matrices() {
   Rng rng(11);
   for (int64_t rows : {0, 3}) {
     for (int64_t cols : {0, 2}) {
-      const Matrix m(rng, rows, cols, 4, 4, DJLBSR_FLOAT32, "random");
+      Matrix m(rng, rows, cols, 4, 4, DJLBSR_FLOAT32, "random");
       check(rng, m, Case{5, 0, 1, true, DJLBSR_GELU}, "empty");
     }
   }
 }
 
-/*
- * The same bits alone and in a larger batch, in whatever tile of the portable kernel: x lies off 16
- * bytes, which no other kernel serves.
- */
 void deterministic() {
   Rng rng(17);
-  std::normal_distribution<float> normal;
   for (const auto& block : kBlocks) {
-    for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16}) {
-      const int64_t tokens = 131;
-      const Matrix m(rng, 3, 5, block[0], block[1], dtype, "random");
-      Array x(dtype, tokens * m.cols + 1);
-      x.fill([&] { return normal(rng); });
-      const CudaPacked packed(m);
-      const DeviceBytes x_memory(x);
-      const auto run = [&](int64_t first, int64_t count) {
-        Array y(dtype, count * m.rows);
-        const DeviceBytes y_memory(y);
-        djlbsr_linear_args args = {};
-        args.x = static_cast<char*>(x_memory.get()) +
-                 (first * m.cols + 1) * static_cast<int64_t>(x.size());
-        args.y = y_memory.get();
-        args.tokens = count;
-        args.x_stride = m.cols;
-        args.y_stride = m.rows;
-        args.activation = DJLBSR_GELU;
-        EXPECT(djlbsr_linear(&packed.meta, packed.bytes->get(), &args) == DJLBSR_OK, "%s",
-               djlbsr_last_error());
-        y_memory.read(y.data());
-        return y;
-      };
-      const Array whole = run(0, tokens);
-      for (int64_t count : {1, 8, 9, 64}) {
-        const int64_t first = uniform(rng, 0, tokens - count);
-        const Array part = run(first, count);
-        EXPECT(std::memcmp(part.data(),
-                           static_cast<const char*>(whole.data()) +
-                               first * m.rows * static_cast<int64_t>(x.size()),
-                           static_cast<size_t>(part.count()) * x.size()) == 0,
-               "%s: %lld tokens from %lld differ from the whole batch", m.describe().c_str(),
-               (long long)count, (long long)first);
+    for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
+      for (int64_t off : {0, 1}) {
+        const Matrix m(rng, 3, 24, block[0], block[1], dtype, "random");
+        check_deterministic(rng, m, 131, {1, 4, 8, 9, 16, 17, 64}, off, DJLBSR_GELU);
+        check_deterministic(rng, m, 16, {1, 2, 5, 8}, off, DJLBSR_NONE);
       }
     }
   }
 }
 
-/* Whatever the bytes, nothing outside the buffers may be touched. */
 void altered_packed_bytes() {
   Rng rng(23);
   for (const auto& block : kBlocks) {
     for (int64_t tokens : {1, 9, 70}) {
       const Matrix m(rng, 3, 5, block[0], block[1], DJLBSR_FLOAT16, "random");
       const CudaPacked packed(m);
-      std::vector<char> junk(static_cast<size_t>(packed.info.packed_bytes));
-      Array x(m.dtype, tokens * m.cols);
-      const DeviceBytes x_memory(x);
-      Array y(m.dtype, tokens * m.rows);
-      const DeviceBytes y_memory(y);
-      djlbsr_linear_args args = {};
-      args.x = x_memory.get();
-      args.y = y_memory.get();
-      args.tokens = tokens;
-      args.x_stride = m.cols;
-      args.y_stride = m.rows;
-      for (int round = 0; round < 3; ++round) {
-        for (char& byte : junk) {
-          byte = static_cast<char>(round == 0 ? 0x7f : round == 1 ? 0xff : uniform(rng, 0, 255));
-        }
-        CUDA(cudaMemcpy(packed.bytes->get(), junk.data(), junk.size(), cudaMemcpyHostToDevice));
-        EXPECT(djlbsr_linear(&packed.meta, packed.bytes->get(), &args) == DJLBSR_OK, "%s",
-               djlbsr_last_error());
-        y_memory.read(y.data());
-      }
+      const DeviceBytes x(Array(m.dtype, tokens * m.cols));
+      const DeviceBytes y(Array(m.dtype, tokens * m.rows));
+      apply_altered_bytes(rng, packed, arguments(m, x.get(), y.get(), tokens));
     }
   }
 }
 
-/* Activations alone: W is the identity, x sweeps the range where they bend, and the extremes. */
+/* Activations alone: every fp16 and bf16 number, and fp32 numbers close to each other. */
 void activations() {
   Rng rng(19);
-  Matrix m(rng, 1, 1, 16, 16, DJLBSR_FLOAT32, "full");
-  for (int64_t i = 0; i < 256; ++i) m.values.set(i, i % 17 == 0 ? 1.0f : 0.0f);
-  const int64_t tokens = 4000;
-  Array x(DJLBSR_FLOAT32, tokens * 16);
-  for (int64_t i = 0; i < x.count(); ++i) {
-    x.set(i, static_cast<float>(i - x.count() / 2) * (30.0f / static_cast<float>(x.count())));
-  }
-  const float extremes[] = {0.0f, -0.0f, 1e-30f, -1e-30f, 60.0f, -60.0f, 100.0f, -100.0f, 1e30f};
-  for (size_t i = 0; i < std::size(extremes); ++i) x.set(static_cast<int64_t>(i), extremes[i]);
-  const CudaPacked packed(m);
-  const DeviceBytes x_memory(x);
-  Array y(DJLBSR_FLOAT32, x.count());
-  const DeviceBytes y_memory(y);
-  for (int32_t activation = DJLBSR_NONE; activation <= DJLBSR_SILU; ++activation) {
-    djlbsr_linear_args args = {};
-    args.x = x_memory.get();
-    args.y = y_memory.get();
-    args.tokens = tokens;
-    args.x_stride = 16;
-    args.y_stride = 16;
-    args.activation = activation;
-    EXPECT(djlbsr_linear(&packed.meta, packed.bytes->get(), &args) == DJLBSR_OK, "%s",
-           djlbsr_last_error());
-    y_memory.read(y.data());
-    for (int64_t i = 0; i < x.count(); ++i) {
-      const double expected = activate(x.get(i), activation);
-      EXPECT(std::fabs(y.get(i) - expected) <= std::ldexp(8 * std::fabs(x.get(i)), -24) + 1e-37,
-             "activation %d of %.9g is %.9g, expected %.9g", activation, x.get(i), y.get(i),
-             expected);
+  for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
+    Matrix m(rng, 1, 1, 1, 1, dtype, "full");
+    m.values.set(0, 1.0f);
+    const int64_t tokens = dtype == DJLBSR_FLOAT32 ? 2000000 : 65536;
+    Array x(dtype, tokens);
+    for (int64_t i = 0; i < tokens; ++i) {
+      if (dtype != DJLBSR_FLOAT32) {
+        const auto bits = static_cast<uint16_t>(i);
+        std::memcpy(static_cast<char*>(x.data()) + 2 * i, &bits, 2);
+      } else if (i % 2 == 0) { /* a line from -30 to 30 */
+        x.set(i, static_cast<float>(i - tokens / 2) * (60.0f / static_cast<float>(tokens)));
+      } else { /* every 4295th bit pattern, so that each power of 2 has 1953 numbers */
+        const uint32_t bits = static_cast<uint32_t>(i / 2) * 4295;
+        float value;
+        std::memcpy(&value, &bits, 4);
+        x.set(i, value);
+      }
+    }
+    const CudaPacked packed(m);
+    const DeviceBytes x_memory(x);
+    Array y(dtype, tokens);
+    const DeviceBytes y_memory(y);
+    for (int32_t activation = DJLBSR_NONE; activation <= DJLBSR_SILU; ++activation) {
+      djlbsr_linear_args args = arguments(m, x_memory.get(), y_memory.get(), tokens);
+      args.activation = activation;
+      run(packed, args);
+      y_memory.read(y.data());
+      for (int64_t i = 0; i < tokens; ++i) {
+        const double z = x.get(i);
+        const double expected = activate(z, activation);
+        const double actual = y.get(i);
+        if (std::isnan(z) || (std::isinf(z) && z < 0)) {
+          EXPECT(std::isnan(actual) || !std::isnan(z), "activation %d of NaN is %.9g", activation,
+                 actual);
+          continue;
+        }
+        /* Past the largest fp16 or bf16 number y is infinite, as the rounded z is. */
+        const double bound = error_bound(z, 0.0, 1, activation, dtype);
+        EXPECT(std::fabs(actual - expected) <= bound || actual == expected,
+               "dtype %d activation %d of %.9g is %.9g, expected %.9g, allowed %.3g", dtype,
+               activation, z, actual, expected, bound);
+      }
     }
   }
 }
@@ -197,7 +182,10 @@ int main(int argc, char** argv) {
   empty_matrices();
   altered_packed_bytes();
   updated_values();
-  activations();
-  if (!quick) deterministic();
+  if (!quick) {
+    long_rows();
+    deterministic();
+    activations();
+  }
   return finish("test_cuda");
 }

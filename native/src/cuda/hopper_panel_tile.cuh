@@ -1,0 +1,121 @@
+/*
+ * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
+ *
+ * What the producers and consumers of hopper_panel_kernel.cuh share: its parameters, how a CTA's
+ * shared memory is laid out, and where a tile lies.
+ */
+#pragma once
+
+#include "cuda/element.cuh"
+#include "cuda/hopper_ptx.cuh"
+#include "cuda/hopper_schedule.cuh"
+#include "cuda/panels.h"
+
+namespace djlbsr::cuda {
+
+constexpr int kPanelThreads = (1 + kPanelConsumers) * 128;
+constexpr uint32_t kLastPanel = 1u << 31;
+
+struct PanelParams {
+  CUtensorMap x; /* [tokens, cols] in boxes of 128 tokens x 64 */
+  const int32_t* pairs;
+  const PanelEntry* entries;
+  const PanelStep* steps;
+  const char* chunks;
+  const void* bias; /* or null */
+  void* y;
+  int64_t y_stride;
+  int64_t chunk_bytes;
+  int32_t pair_count;
+  int32_t entry_count;
+  int32_t step_count;
+  int32_t tokens;
+  int32_t rows;
+  int32_t activation;
+  int32_t token_tiles;
+  int32_t group_token_tiles;
+  int32_t tiles;
+};
+
+template <int kBlockSide, int kChunkSlots>
+struct PanelTile {
+  static constexpr int kBlock = kBlockSide;
+  static constexpr PanelShape kShape = {kBlockSide, kChunkSlots};
+  static constexpr bool kRowsOnM = kBlock == 64;
+  static constexpr int kCols = kShape.cols();
+  static constexpr int kTokens = kRowsOnM ? 256 : 128;
+  static constexpr int kTileRows = kShape.tile_rows();
+  static constexpr int kConsumerRows = kShape.consumer_rows();
+  static constexpr int kSquaresDown = kShape.squares_down();
+  static constexpr int kSquaresAcross = kShape.squares_across();
+  static constexpr int kPanelSlots = kChunkSlots;
+  static constexpr int kSlotBytes = kShape.slot_bytes();
+  static constexpr int kHeaderBytes = kShape.header_bytes();
+  static constexpr int kChunkBytes = kShape.chunk_bytes();
+
+  /* A panel of x is two boxes: of its halves along the columns, or along the tokens. */
+  static constexpr int kBoxBytes = 128 * 128;
+  static constexpr int kXBytes = 2 * kBoxBytes;
+  static constexpr int kChunkStages = kRowsOnM ? 3 : 4;
+  static constexpr int kXStages = kChunkSlots * kSlotBytes > 16 * 1024 && !kRowsOnM ? 3 : 4;
+  /* A consumer turns 32 tokens x 64 rows of y, or its warps 16 tokens x 64 rows each. */
+  static constexpr int kStoreTokens = 32;
+  static constexpr int kWarpStoreBytes = 16 * 128;
+  static constexpr int kStoreBytes = kRowsOnM ? kStoreTokens * 128 : 4 * kWarpStoreBytes;
+
+  static constexpr int kChunks = kXStages * kXBytes;
+  static constexpr int kStores = kChunks + kChunkStages * kChunkBytes;
+  static constexpr int kBarriers = kStores + kPanelConsumers * kStoreBytes;
+  static constexpr int kSteps = kBarriers + 2 * (kXStages + kChunkStages) * 8;
+  static constexpr int kSharedBytes = kSteps + kXStages * 4;
+  static_assert(kSharedBytes <= 227 * 1024, "shared memory of a CTA");
+};
+
+/* The rings of a CTA; addresses of shared memory. */
+template <typename Tile>
+struct PanelRings {
+  char* shared;
+  uint32_t base;
+
+  __device__ explicit PanelRings(char* memory)
+      : shared(memory), base(ptx::shared_address(memory)) {}
+  __device__ uint32_t x(int stage) const { return base + stage * Tile::kXBytes; }
+  __device__ uint32_t chunk(int stage) const {
+    return base + Tile::kChunks + stage * Tile::kChunkBytes;
+  }
+  __device__ uint32_t x_full(int stage) const { return base + Tile::kBarriers + stage * 8; }
+  __device__ uint32_t x_empty(int stage) const { return x_full(Tile::kXStages + stage); }
+  __device__ uint32_t chunk_full(int stage) const { return x_full(2 * Tile::kXStages + stage); }
+  __device__ uint32_t chunk_empty(int stage) const {
+    return chunk_full(Tile::kChunkStages + stage);
+  }
+  /* Steps of the panel in a stage, and whether it is the last of the tile. */
+  __device__ volatile uint32_t* steps() const {
+    return reinterpret_cast<volatile uint32_t*>(shared + Tile::kSteps);
+  }
+};
+
+/* Where a tile lies: token tiles in groups whose x fits into half of L2, pairs inside a group. */
+struct PanelPlace {
+  int32_t pair;
+  int32_t token;
+  int32_t begin; /* entries */
+  int32_t end;
+};
+
+template <typename Tile>
+__device__ inline PanelPlace panel_place(const PanelParams& p, int32_t tile) {
+  PanelPlace place = {};
+  if (tile >= p.tiles) return place;
+  const int32_t group_tiles = p.pair_count * p.group_token_tiles;
+  const int32_t first = tile / group_tiles * p.group_token_tiles;
+  const int32_t width = min(p.group_token_tiles, p.token_tiles - first);
+  const int32_t in_group = tile % group_tiles;
+  place.pair = in_group / width;
+  place.token = (first + in_group % width) * Tile::kTokens;
+  place.begin = clamp(__ldg(p.pairs + place.pair), 0, p.entry_count);
+  place.end = clamp(__ldg(p.pairs + place.pair + 1), place.begin, p.entry_count);
+  return place;
+}
+
+}  // namespace djlbsr::cuda

@@ -1,0 +1,214 @@
+/*
+ * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
+ */
+#include "cuda/panels.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace djlbsr::cuda {
+namespace {
+
+/* Stored share of the blocks from which 64 x 64 blocks gain by sharing x between block-rows. */
+constexpr double kSharingPays = 0.3;
+/* The same from which chunks of 24 KB pay for the stage of x that their memory costs. */
+constexpr double kLongChunksPay = 0.25;
+
+int64_t align(int64_t offset) { return (offset + kPanelUnit - 1) / kPanelUnit * kPanelUnit; }
+
+int64_t square_count(const djlbsr_info& info, int32_t block) {
+  return info.nnzb * (info.block_rows / block) * (info.block_cols / block);
+}
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* A square of a tile: its panel, its place there, and its source. */
+struct Square {
+  int32_t panel;
+  int32_t k;
+  int32_t row; /* among the tile's rows of squares */
+  PanelSource source;
+};
+
+/* The squares of a tile by panel, in it by column, row in its consumer, and consumer. */
+std::vector<Square> squares_of(const djlbsr_info& info, const djlbsr_matrix& matrix, int64_t tile,
+                               const PanelShape& shape) {
+  const int64_t squares_down = info.block_rows / shape.block;
+  const int64_t squares_across = info.block_cols / shape.block;
+  const int64_t tile_squares = shape.tile_rows() / shape.block;
+  const int64_t first = tile * tile_squares;
+  const int64_t last = std::min(first + tile_squares, info.rows / shape.block);
+  std::vector<Square> squares;
+  for (int64_t row = first; row < last; ++row) {
+    const int64_t block_row = row / squares_down;
+    for (int32_t i = matrix.crow_indices[block_row]; i < matrix.crow_indices[block_row + 1]; ++i) {
+      for (int64_t across = 0; across < squares_across; ++across) {
+        const int64_t col = matrix.col_indices[i] * squares_across + across;
+        squares.push_back({static_cast<int32_t>(col / shape.squares_across()),
+                           static_cast<int32_t>(col % shape.squares_across()),
+                           static_cast<int32_t>(row - first),
+                           {0, i, static_cast<int32_t>(row % squares_down * shape.block),
+                            static_cast<int32_t>(across * shape.block)}});
+      }
+    }
+  }
+  const auto key = [&](const Square& s) {
+    return ((int64_t{s.panel} * shape.squares_across() + s.k) * shape.squares_down() +
+            s.row % shape.squares_down()) *
+               kPanelConsumers +
+           s.row / shape.squares_down();
+  };
+  std::sort(squares.begin(), squares.end(),
+            [&](const Square& a, const Square& b) { return key(a) < key(b); });
+  return squares;
+}
+
+/* The steps of one tile in one panel. */
+class StepWriter {
+ public:
+  StepWriter(const PanelShape& shape, PanelPlan& plan) : shape_(shape), plan_(plan) {}
+
+  /* [begin, end) are the squares of a panel; each step takes as many as it has slots for. */
+  void write(Square* begin, Square* end) {
+    while (begin != end) {
+      Square* const step_end = begin + std::min<int64_t>(shape_.slots, end - begin);
+      write_step(begin, step_end);
+      begin = step_end;
+    }
+  }
+
+ private:
+  int32_t consumer(const Square& s) const { return s.row / shape_.squares_down(); }
+  int32_t bit(const Square& s) const {
+    return s.row % shape_.squares_down() * shape_.squares_across() + s.k;
+  }
+
+  void write_step(Square* begin, Square* end) {
+    std::sort(begin, end, [&](const Square& a, const Square& b) {
+      return consumer(a) * 64 + bit(a) < consumer(b) * 64 + bit(b);
+    });
+    PanelStep step = {};
+    step.chunk = chunk_;
+    uint32_t target = chunk_ + static_cast<uint32_t>(shape_.header_bytes() / kPanelUnit);
+    for (Square* s = begin; s != end; ++s) {
+      step.header[consumer(*s)].mask |= uint64_t{1} << bit(*s);
+      for (int c = consumer(*s) + 1; c < kPanelConsumers; ++c) ++step.header[c].first;
+      s->source.target = target;
+      plan_.sources.push_back(s->source);
+      target += static_cast<uint32_t>(shape_.slot_bytes() / kPanelUnit);
+    }
+    step.bytes = (target - chunk_) * kPanelUnit;
+    plan_.steps.push_back(step);
+    chunk_ = target;
+  }
+
+  const PanelShape shape_;
+  PanelPlan& plan_;
+  uint32_t chunk_ = 0;
+};
+
+}  // namespace
+
+PanelLayout panel_layout(const djlbsr_info& info) {
+  PanelLayout layout = {};
+  if (info.panel_block == 0) return layout;
+  const PanelShape shape = panel_shape(info);
+  layout.pair_count = divide_up(info.rows, 2 * shape.tile_rows());
+  layout.squares = square_count(info, info.panel_block);
+  layout.chunk_bytes =
+      int64_t{info.panel_steps} * shape.header_bytes() + layout.squares * shape.slot_bytes();
+  layout.entries = align((layout.pair_count + 1) * 4);
+  layout.steps = align(layout.entries + (int64_t{info.panel_entries} + 1) * sizeof(PanelEntry));
+  layout.sources = align(layout.steps + int64_t{info.panel_steps} * sizeof(PanelStep));
+  layout.chunks = align(layout.sources + layout.squares * sizeof(PanelSource));
+  layout.bytes = layout.chunks + layout.chunk_bytes;
+  return layout;
+}
+
+PanelShape panel_shape(const djlbsr_info& info) {
+  if (info.device != DJLBSR_CUDA || info.nnzb == 0) return {};
+  if (info.dtype != DJLBSR_FLOAT16 && info.dtype != DJLBSR_BFLOAT16) return {};
+  const double density = static_cast<double>(info.nnzb * info.block_rows * info.block_cols) /
+                         static_cast<double>(info.rows * info.cols);
+  const auto divides = [&](int32_t side) {
+    return info.block_rows % side == 0 && info.block_cols % side == 0;
+  };
+  PanelShape shape = {};
+  if (divides(64)) {
+    shape.block = info.block_rows % 128 != 0 && density >= kSharingPays ? 64 : 0;
+  } else {
+    shape.block = divides(32) ? 32 : divides(16) ? 16 : 0;
+  }
+  if (shape.block == 0) return {};
+  const int chunk = shape.block == 64 || density >= kLongChunksPay ? 24 * 1024 : 16 * 1024;
+  shape.slots = chunk / shape.slot_bytes();
+  /* Places in the chunks are 32 bits of units, squares and steps are counted in 31 bits. */
+  const int64_t most_bytes = info.nnzb * (info.block_rows / shape.block) *
+                             (info.block_cols / shape.block) *
+                             (shape.slot_bytes() + shape.header_bytes());
+  return most_bytes / kPanelUnit < std::numeric_limits<int32_t>::max() ? shape : PanelShape{};
+}
+
+PanelPlan plan_panels(const djlbsr_matrix& matrix, djlbsr_info& info) {
+  PanelPlan plan = {};
+  const PanelShape shape = panel_shape(info);
+  info.panel_block = shape.block;
+  info.panel_entries = 0;
+  info.panel_steps = 0;
+  if (shape.block == 0) return plan;
+  const int64_t pairs = divide_up(info.rows, 2 * shape.tile_rows());
+
+  /* First which panels a pair has, with the steps of both tiles in the order of the tiles. */
+  struct Part {
+    std::vector<Square> squares;
+    size_t next = 0;
+  };
+  plan.pairs.push_back(0);
+  StepWriter writer(shape, plan);
+  std::vector<int32_t> step_counts[2];
+  std::vector<std::vector<Square>> odd_tiles;
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    Part parts[2] = {{squares_of(info, matrix, 2 * pair, shape)},
+                     {squares_of(info, matrix, 2 * pair + 1, shape)}};
+    const auto panel_of = [](const Part& part) {
+      return part.next < part.squares.size() ? part.squares[part.next].panel
+                                             : std::numeric_limits<int32_t>::max();
+    };
+    for (;;) {
+      const int32_t panel = std::min(panel_of(parts[0]), panel_of(parts[1]));
+      if (panel == std::numeric_limits<int32_t>::max()) break;
+      plan.entries.push_back({panel, {0, 0}, 0});
+      for (int tile = 0; tile < 2; ++tile) {
+        Part& part = parts[tile];
+        const size_t begin = part.next;
+        while (panel_of(part) == panel) ++part.next;
+        step_counts[tile].push_back(
+            static_cast<int32_t>(divide_up(static_cast<int64_t>(part.next - begin), shape.slots)));
+        if (tile == 0) {
+          writer.write(part.squares.data() + begin, part.squares.data() + part.next);
+        }
+      }
+    }
+    odd_tiles.push_back(std::move(parts[1].squares));
+    plan.pairs.push_back(static_cast<int32_t>(plan.entries.size()));
+  }
+  /* The steps of all odd tiles follow those of all even ones. */
+  for (std::vector<Square>& squares : odd_tiles) {
+    for (size_t begin = 0, end = 0; begin < squares.size(); begin = end) {
+      while (end < squares.size() && squares[end].panel == squares[begin].panel) ++end;
+      writer.write(squares.data() + begin, squares.data() + end);
+    }
+  }
+  info.panel_entries = static_cast<int32_t>(plan.entries.size());
+  plan.entries.push_back({}); /* where the last one's steps end */
+  for (int tile = 0; tile < 2; ++tile) {
+    for (size_t i = 0; i < step_counts[tile].size(); ++i) {
+      plan.entries[i].step[tile] = info.panel_steps;
+      info.panel_steps += step_counts[tile][i];
+    }
+    plan.entries.back().step[tile] = info.panel_steps;
+  }
+  return plan;
+}
+
+}  // namespace djlbsr::cuda

@@ -1,0 +1,204 @@
+/*
+ * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
+ */
+#include "cuda/stream_linear.h"
+
+#include <algorithm>
+
+#include "cuda/cuda_check.h"
+#include "cuda/f32_stream.cuh"
+#include "cuda/sm80_f16_stream.cuh"
+
+namespace djlbsr::cuda {
+namespace {
+
+constexpr int64_t kPrefetchBytes = 24 << 20; /* half of an H100's L2 */
+
+struct Call {
+  const djlbsr_info& info;
+  const LinearParams& params;
+  cudaStream_t stream;
+  int multiprocessors;
+  bool overlaps; /* the device code has griddepcontrol.wait */
+};
+
+/* What the device code of this file was built for, such as 800 and 900. */
+constexpr bool built_for(int architecture) {
+  for (int built : {__CUDA_ARCH_LIST__}) {
+    if (built == architecture) return true;
+  }
+  return false;
+}
+
+Call call_on_current_device(const djlbsr_info& info, const LinearParams& params,
+                            cudaStream_t stream) {
+  int device = 0;
+  int major = 0;
+  int minor = 0;
+  Call call = {info, params, stream, 0, false};
+  DJLBSR_CUDA(cudaGetDevice(&device));
+  DJLBSR_CUDA(
+      cudaDeviceGetAttribute(&call.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  DJLBSR_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  DJLBSR_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  call.overlaps = major == 9 && minor == 0 && built_for(900);
+  return call;
+}
+
+/* The largest of 16 bytes, 8 bytes and one element at which blocks and x can be read. */
+int vector_of(const LinearParams& p, int element_bytes) {
+  for (int bytes : {16, 8}) {
+    const int vector = bytes / element_bytes;
+    if (p.block_cols % vector == 0 && p.x_stride % vector == 0 &&
+        reinterpret_cast<uintptr_t>(p.x) % bytes == 0) {
+      return vector;
+    }
+  }
+  return 1;
+}
+
+/* As many warps a slice as have a step each on average; a function of the weight alone. */
+int warps_log2_of(const djlbsr_info& info, int step_cols) {
+  const int64_t block_row_count = info.rows / info.block_rows;
+  int log2 = 0;
+  while (log2 < kStreamWarpsLog2 &&
+         info.nnzb * info.block_cols > (int64_t{step_cols} << log2) * block_row_count) {
+    ++log2;
+  }
+  return log2;
+}
+
+using StreamKernel = void (*)(StreamParams);
+
+void launch(const Call& call, StreamKernel kernel, int rows, int tokens, int step_cols,
+            int unroll) {
+  const djlbsr_info& info = call.info;
+  StreamParams p = {};
+  p.linear = call.params;
+  p.value_bytes =
+      info.nnzb * info.block_rows * info.block_cols * static_cast<int64_t>(dtype_size(info.dtype));
+  p.block_row_count = static_cast<int32_t>(info.rows / info.block_rows);
+  p.warps_log2 = warps_log2_of(info, step_cols);
+  const int slices_per_cta = kStreamWarps >> p.warps_log2;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>((p.block_row_count - 1) / slices_per_cta + 1),
+                        static_cast<unsigned>((info.block_rows - 1) / rows + 1),
+                        static_cast<unsigned>((call.params.tokens - 1) / tokens + 1));
+  config.blockDim = dim3(kStreamThreads);
+  config.stream = call.stream;
+  /* Measured: it pays where the warps ask for most of the rest at once, else it is in their way. */
+  const bool at_once = info.nnzb * info.block_cols <=
+                       int64_t{p.block_row_count} * (step_cols * unroll << p.warps_log2);
+  const int64_t ctas = int64_t{config.gridDim.x} * config.gridDim.y;
+  p.prefetching_ctas =
+      at_once && tokens > 8 && p.value_bytes <= kPrefetchBytes
+          ? static_cast<int32_t>(std::min<int64_t>(ctas, 2 * int64_t{call.multiprocessors}))
+          : 0;
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = call.overlaps ? 1 : 0;
+  void* arguments[] = {&p};
+  DJLBSR_CUDA(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments));
+}
+
+template <typename Element, int kVector, int kTokenEights, int kRowTiles, int kUnroll>
+void launch_f16(const Call& call) {
+  launch(call, sm80_f16_stream_kernel<Element, kVector, kTokenEights, kRowTiles, kUnroll>,
+         kRowTiles * kMmaRows, kTokenEights * 8, kStreamStep, kUnroll);
+}
+
+/*
+ * Up to 16 tokens: slices of 32 rows and two steps a warp under way where that gives every
+ * multiprocessor two CTAs, else slices of 16 rows and four steps.
+ */
+template <typename Element, int kVector, int kTokenEights>
+void launch_f16_rows(const Call& call) {
+  constexpr bool kOneStep = kVector == 1 || kTokenEights > 2;
+  const int64_t rows = call.info.block_rows;
+  if (rows <= 8) {
+    launch_f16<Element, kVector, kTokenEights, 1, kOneStep ? 1 : 2>(call);
+  } else if (rows <= 16) {
+    launch_f16<Element, kVector, kTokenEights, 2, kOneStep ? 1 : 2>(call);
+  } else if (kOneStep || call.info.rows / 32 >= 2 * call.multiprocessors) {
+    launch_f16<Element, kVector, kTokenEights, 4, kOneStep ? 1 : 2>(call);
+  } else {
+    launch_f16<Element, kVector, kTokenEights, 2, kOneStep ? 1 : 4>(call);
+  }
+}
+
+template <typename Element, int kVector>
+void launch_f16_tokens(const Call& call) {
+  if (call.params.tokens <= 8) {
+    launch_f16_rows<Element, kVector, 1>(call);
+  } else if (call.params.tokens <= 16) {
+    launch_f16_rows<Element, kVector, 2>(call);
+  } else {
+    launch_f16_rows<Element, kVector, 8>(call);
+  }
+}
+
+template <typename Element>
+void launch_f16_vector(const Call& call) {
+  switch (vector_of(call.params, 2)) {
+    case 8:
+      return launch_f16_tokens<Element, 8>(call);
+    case 4:
+      return launch_f16_tokens<Element, 4>(call);
+    default:
+      return launch_f16_tokens<Element, 1>(call);
+  }
+}
+
+template <int kVector, int kLaneRows, int kThreadRows>
+void launch_f32(const Call& call) {
+  const auto launch_tokens = [&](StreamKernel kernel, int tokens) {
+    launch(call, kernel, kLaneRows * kThreadRows, tokens, kWarp / kLaneRows * kVector,
+           kF32StreamUnroll);
+  };
+  if (call.params.tokens == 1) {
+    launch_tokens(f32_stream_kernel<kVector, kLaneRows, kThreadRows, 1>, 1);
+  } else {
+    launch_tokens(f32_stream_kernel<kVector, kLaneRows, kThreadRows, 4>, 4);
+  }
+}
+
+template <int kVector>
+void launch_f32_rows(const Call& call) {
+  const int64_t rows = call.info.block_rows;
+  if (rows == 1) {
+    launch_f32<kVector, 1, 1>(call);
+  } else if (rows <= 4) {
+    launch_f32<kVector, 4, 1>(call);
+  } else if (rows <= 8) {
+    launch_f32<kVector, 4, 2>(call);
+  } else {
+    launch_f32<kVector, 4, 4>(call);
+  }
+}
+
+}  // namespace
+
+void sm80_f16_stream(const djlbsr_info& info, const LinearParams& params, cudaStream_t stream) {
+  const Call call = call_on_current_device(info, params, stream);
+  if (info.dtype == DJLBSR_FLOAT16) {
+    launch_f16_vector<__half>(call);
+  } else {
+    launch_f16_vector<__nv_bfloat16>(call);
+  }
+}
+
+void f32_stream(const djlbsr_info& info, const LinearParams& params, cudaStream_t stream) {
+  const Call call = call_on_current_device(info, params, stream);
+  switch (vector_of(params, 4)) {
+    case 4:
+      return launch_f32_rows<4>(call);
+    case 2:
+      return launch_f32_rows<2>(call);
+    default:
+      return launch_f32_rows<1>(call);
+  }
+}
+
+}  // namespace djlbsr::cuda

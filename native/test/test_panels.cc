@@ -1,0 +1,146 @@
+/*
+ * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
+ */
+/* The panel copy's tables, taken apart again: every square once, at its place and in its order. */
+#include <map>
+#include <tuple>
+
+#include "common/meta.h"
+#include "cuda/panels.h"
+#include "support.h"
+
+using namespace test;
+using namespace djlbsr;
+using namespace djlbsr::cuda;
+
+namespace {
+
+using Place = std::pair<int64_t, int64_t>; /* row and column, in squares */
+
+/* Where a square of the stored blocks lies in the matrix. */
+std::map<Place, std::tuple<int32_t, int32_t, int32_t>> squares_of(const Matrix& m, int32_t side) {
+  std::map<Place, std::tuple<int32_t, int32_t, int32_t>> squares;
+  for (int64_t block_row = 0; block_row < m.rows / m.block_rows; ++block_row) {
+    const auto at = static_cast<size_t>(block_row);
+    for (int32_t i = m.crow[at]; i < m.crow[at + 1]; ++i) {
+      for (int64_t r = 0; r < m.block_rows; r += side) {
+        for (int64_t c = 0; c < m.block_cols; c += side) {
+          const int64_t col = m.col[static_cast<size_t>(i)] * m.block_cols + c;
+          squares[{(block_row * m.block_rows + r) / side, col / side}] = {
+              i, static_cast<int32_t>(r), static_cast<int32_t>(c)};
+        }
+      }
+    }
+  }
+  return squares;
+}
+
+void check(const Matrix& m, int32_t side, const char* pattern) {
+  const djlbsr_matrix view = m.view();
+  djlbsr_info info = decode(make_meta(view, DJLBSR_CUDA));
+  const std::string what = m.describe() + " " + pattern;
+  EXPECT(info.panel_block == (m.col.empty() ? 0 : side), "%s: squares of %d", what.c_str(),
+         info.panel_block);
+  if (info.panel_block == 0) return;
+  const PanelShape shape = panel_shape(info);
+  const PanelLayout layout = panel_layout(info);
+  const djlbsr_info before = info;
+  const PanelPlan plan = plan_panels(view, info);
+  EXPECT(info.panel_entries == before.panel_entries && info.panel_steps == before.panel_steps,
+         "%s: a second plan has other sizes", what.c_str());
+  EXPECT(layout_of(info).panels + layout.bytes == info.packed_bytes, "%s: packed bytes",
+         what.c_str());
+  EXPECT(static_cast<int64_t>(plan.sources.size()) == layout.squares &&
+             static_cast<int64_t>(plan.steps.size()) == info.panel_steps &&
+             static_cast<int64_t>(plan.entries.size()) == info.panel_entries + 1 &&
+             static_cast<int64_t>(plan.pairs.size()) == layout.pair_count + 1,
+         "%s: a table's length", what.c_str());
+
+  auto expected = squares_of(m, side);
+  size_t source = 0;
+  uint32_t chunk = 0;
+  for (int tile = 0; tile < 2; ++tile) {
+    for (size_t pair = 0; pair + 1 < plan.pairs.size(); ++pair) {
+      std::map<int64_t, int64_t> last_col; /* of a row of squares */
+      for (int32_t e = plan.pairs[pair]; e < plan.pairs[pair + 1]; ++e) {
+        const PanelEntry& entry = plan.entries[static_cast<size_t>(e)];
+        EXPECT(
+            e == plan.pairs[pair] || entry.panel > plan.entries[static_cast<size_t>(e) - 1].panel,
+            "%s: entry %d is out of order", what.c_str(), e);
+        const int32_t end = plan.entries[static_cast<size_t>(e) + 1].step[tile];
+        for (int32_t s = entry.step[tile]; s < end; ++s) {
+          const PanelStep& step = plan.steps[static_cast<size_t>(s)];
+          EXPECT(step.chunk == chunk, "%s: step %d leaves a gap", what.c_str(), s);
+          uint32_t slot = 0;
+          for (int consumer = 0; consumer < kPanelConsumers; ++consumer) {
+            EXPECT(step.header[consumer].first == slot, "%s: step %d consumer %d begins at %u",
+                   what.c_str(), s, consumer, step.header[consumer].first);
+            for (int bit = 0; bit < 64; ++bit) {
+              if ((step.header[consumer].mask >> bit & 1) == 0) continue;
+              const PanelSource& from = plan.sources[source++];
+              const int64_t row =
+                  ((2 * static_cast<int64_t>(pair) + tile) * kPanelConsumers + consumer) *
+                      shape.squares_down() +
+                  bit / shape.squares_across();
+              const int64_t col =
+                  int64_t{entry.panel} * shape.squares_across() + bit % shape.squares_across();
+              const auto found = expected.find({row, col});
+              EXPECT(found != expected.end() &&
+                         found->second == std::make_tuple(from.stored_block, from.row, from.col),
+                     "%s: step %d has a wrong square at (%lld, %lld)", what.c_str(), s,
+                     (long long)row, (long long)col);
+              if (found != expected.end()) expected.erase(found);
+              EXPECT(last_col.count(row) == 0 || last_col[row] < col,
+                     "%s: row %lld of squares is not in stored order", what.c_str(),
+                     (long long)row);
+              last_col[row] = col;
+              EXPECT(from.target * kPanelUnit ==
+                         chunk * kPanelUnit + static_cast<uint32_t>(shape.header_bytes()) +
+                             slot * static_cast<uint32_t>(shape.slot_bytes()),
+                     "%s: step %d slot %u lies elsewhere", what.c_str(), s, slot);
+              ++slot;
+            }
+          }
+          EXPECT(slot >= 1 && slot <= static_cast<uint32_t>(shape.slots),
+                 "%s: step %d has %u squares", what.c_str(), s, slot);
+          EXPECT(step.bytes == static_cast<uint32_t>(shape.header_bytes()) +
+                                   slot * static_cast<uint32_t>(shape.slot_bytes()),
+                 "%s: step %d has %u bytes", what.c_str(), s, step.bytes);
+          chunk += step.bytes / kPanelUnit;
+        }
+      }
+    }
+  }
+  EXPECT(expected.empty(), "%s: %zu squares are missing", what.c_str(), expected.size());
+  EXPECT(int64_t{chunk} * kPanelUnit == layout.chunk_bytes, "%s: chunk bytes", what.c_str());
+}
+
+}  // namespace
+
+int main() {
+  const struct {
+    int64_t rows, cols;
+    int32_t side; /* of the squares where at least 0.3 of the blocks are stored */
+  } blocks[] = {{16, 16, 16}, {16, 48, 16}, {64, 16, 16}, {48, 32, 16},  {32, 32, 32},
+                {96, 32, 32}, {32, 64, 32}, {64, 64, 64}, {64, 128, 64}, {192, 64, 64}};
+  Rng rng(384);
+  for (const auto& block : blocks) {
+    for (const char* pattern : kPatterns) {
+      for (double density : {0.02, 0.2, 0.5}) {
+        /* Up to five tiles of rows, an odd number or even. */
+        const int64_t rows = uniform(rng, 1, 1900 / block.rows + 1);
+        const Matrix m(rng, rows, uniform(rng, 1, 900 / block.cols + 1), block.rows, block.cols,
+                       uniform(rng, 0, 1) == 0 ? DJLBSR_FLOAT16 : DJLBSR_BFLOAT16, pattern,
+                       density);
+        const double stored = static_cast<double>(m.col.size()) /
+                              static_cast<double>(m.rows / m.block_rows * (m.cols / m.block_cols));
+        check(m, block.side == 64 && stored < 0.3 ? 0 : block.side, pattern);
+      }
+    }
+  }
+  /* Other kernels serve these. */
+  check(Matrix(rng, 3, 3, 128, 64, DJLBSR_FLOAT16, "full"), 0, "full");
+  check(Matrix(rng, 3, 3, 32, 32, DJLBSR_FLOAT32, "full"), 0, "full");
+  check(Matrix(rng, 3, 3, 8, 16, DJLBSR_FLOAT16, "full"), 0, "full");
+  return finish("test_panels");
+}
