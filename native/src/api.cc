@@ -5,6 +5,7 @@
 
 #include "common/error.h"
 #include "common/meta.h"
+#include "common/tf32.h"
 #include "cpu/cpu_backend.h"
 #include "cuda/cuda_backend.h"
 #include "djlbsr.h"
@@ -132,6 +133,21 @@ int32_t djlbsr_linear(const djlbsr_meta* meta, const void* packed, const djlbsr_
     } else {
       cpu::linear(info, packed, *args);
     }
+  });
+}
+
+void djlbsr_set_allow_tf32(int32_t allow) { allow_tf32(allow != 0); }
+
+int32_t djlbsr_allow_tf32(void) { return tf32_allowed() ? 1 : 0; }
+
+int32_t djlbsr_kernel_name(const djlbsr_meta* meta, const djlbsr_linear_args* args,
+                           const char** name) {
+  return guarded([&] {
+    DJLBSR_CHECK(meta != nullptr, "meta is null");
+    DJLBSR_CHECK(args != nullptr, "args is null");
+    DJLBSR_CHECK(name != nullptr, "name is null; pass where to put the result");
+    const djlbsr_info info = decode(*meta);
+    *name = info.device == DJLBSR_CUDA ? cuda::kernel_name_for(info, *args) : djlbsr_active_isa();
   });
 }
 

@@ -104,6 +104,7 @@ class Array {
   Array& operator=(Array&&) = default;
   size_t size() const { return dtype_ == DJLBSR_FLOAT32 ? 4 : 2; }
   int64_t count() const { return count_; }
+  int32_t dtype() const { return dtype_; }
   void* data() { return bytes_.data() + offset_; }
   const void* data() const { return bytes_.data() + offset_; }
   float get(int64_t i) const {
@@ -144,6 +145,7 @@ inline const char* const kPatterns[] = {"random",    "banded", "heavy row", "emp
 struct Matrix {
   int64_t rows, cols, block_rows, block_cols;
   int32_t dtype;
+  int32_t weight_format = DJLBSR_WEIGHT_AS_GIVEN;
   std::vector<int32_t> crow{0};
   std::vector<int32_t> col;
   Array values{DJLBSR_FLOAT32, 0};
@@ -194,6 +196,7 @@ struct Matrix {
     m.col_indices = col.data();
     m.values = values.data();
     m.dtype = dtype;
+    m.weight_format = weight_format;
     return m;
   }
 
@@ -226,26 +229,33 @@ struct Reference {
   std::vector<int64_t> terms;    /* summands, a row */
 };
 
+inline std::vector<double> decoded(const Array& array) {
+  std::vector<double> result(static_cast<size_t>(array.count()));
+  for (int64_t i = 0; i < array.count(); ++i) result[static_cast<size_t>(i)] = array.get(i);
+  return result;
+}
+
 inline Reference reference(const Matrix& m, const Array& x, int64_t x_stride, int64_t tokens,
                            const Array* bias) {
   Reference ref;
   ref.z.resize(static_cast<size_t>(tokens * m.rows));
   ref.magnitude.resize(ref.z.size());
   ref.terms.resize(static_cast<size_t>(m.rows));
+  const std::vector<double> values = decoded(m.values);
+  const std::vector<double> inputs = decoded(x);
   for (int64_t row = 0; row < m.rows; ++row) {
-    const int64_t i = row / m.block_rows;
+    const auto i = static_cast<size_t>(row / m.block_rows);
     const int64_t r = row % m.block_rows;
-    ref.terms[static_cast<size_t>(row)] =
-        (m.crow[static_cast<size_t>(i + 1)] - m.crow[static_cast<size_t>(i)]) * m.block_cols + 1;
+    ref.terms[static_cast<size_t>(row)] = (m.crow[i + 1] - m.crow[i]) * m.block_cols + 1;
     for (int64_t t = 0; t < tokens; ++t) {
       double sum = bias != nullptr ? bias->get(row) : 0.0;
       double magnitude = std::fabs(sum);
-      for (int32_t b = m.crow[static_cast<size_t>(i)]; b < m.crow[static_cast<size_t>(i + 1)];
-           ++b) {
+      for (int32_t b = m.crow[i]; b < m.crow[i + 1]; ++b) {
+        const double* const w = values.data() + (b * m.block_rows + r) * m.block_cols;
+        const double* const v =
+            inputs.data() + t * x_stride + m.col[static_cast<size_t>(b)] * m.block_cols;
         for (int64_t k = 0; k < m.block_cols; ++k) {
-          const double term =
-              static_cast<double>(m.values.get((b * m.block_rows + r) * m.block_cols + k)) *
-              x.get(t * x_stride + m.col[static_cast<size_t>(b)] * m.block_cols + k);
+          const double term = w[k] * v[k];
           sum += term;
           magnitude += std::fabs(term);
         }

@@ -61,6 +61,7 @@ void structures() {
                },
                {"nnzb is 1", "2147483647 x 2147483647"});
   pack_refuses("dtype", [](M m) { m.dtype = 3; }, {"dtype is 3", "float32"});
+  pack_refuses("weight_format", [](M m) { m.weight_format = 2; }, {"weight_format is 2", "int8"});
   pack_refuses("null crow", [](M m) { m.crow_indices = nullptr; }, {"crow_indices is null"});
   pack_refuses("null col", [](M m) { m.col_indices = nullptr; }, {"col_indices is null"});
 }
@@ -80,9 +81,11 @@ void metas() {
     }
   }
   djlbsr_meta meta = packed.meta;
-  meta.words[1] = 2;
+  meta.words[1] = DJLBSR_FORMAT_VERSION - 1;
   expect_error(djlbsr_meta_decode(&meta, &info), DJLBSR_INVALID_ARGUMENT,
-               {"format version 2", "version 1", "pack it again"}, "version");
+               {"format version " + std::to_string(DJLBSR_FORMAT_VERSION - 1),
+                "version " + std::to_string(DJLBSR_FORMAT_VERSION), "pack it again"},
+               "version");
 
   /* As many blocks, in other places. */
   Matrix one(rng, 3, 4, 2, 5, DJLBSR_FLOAT32, "none");
@@ -167,9 +170,14 @@ void linear_arguments() {
 void altered_bytes() {
   Rng rng(9);
   for (int round = 0; round < 200; ++round) {
-    const int64_t block_rows = uniform(rng, 1, 20);
-    Matrix m(rng, uniform(rng, 1, 6), uniform(rng, 1, 6), block_rows, uniform(rng, 1, 9),
+    /* Strips of 16 rows, for bf16 with an even number of columns, as often as any other block. */
+    const bool strips = uniform(rng, 0, 1) == 1;
+    const int64_t block_rows = strips ? 16 * uniform(rng, 1, 3) : uniform(rng, 1, 20);
+    const int64_t block_cols = strips ? 16 * uniform(rng, 1, 3) : uniform(rng, 1, 9);
+    Matrix m(rng, uniform(rng, 1, 6), uniform(rng, 1, 6), block_rows, block_cols,
              static_cast<int32_t>(round % 3), "random");
+    /* Every other fp32 weight as int8. */
+    m.weight_format = round % 6 == 0 ? DJLBSR_WEIGHT_INT8_BLOCKS : DJLBSR_WEIGHT_AS_GIVEN;
     Packed packed(m);
     const int64_t changes = uniform(rng, 1, packed.info.packed_bytes);
     for (int64_t i = 0; i < changes; ++i) {
@@ -202,8 +210,17 @@ void altered_bytes() {
 /* Updated values give what packing them anew gives. */
 void updated_values() {
   Rng rng(21);
-  for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16}) {
-    Matrix m(rng, 4, 4, 3, 8, dtype, "random", 0.6);
+  const struct {
+    int32_t dtype;
+    int32_t weight_format;
+    int64_t block_rows;
+  } kinds[] = {{DJLBSR_FLOAT32, DJLBSR_WEIGHT_AS_GIVEN, 3},
+               {DJLBSR_FLOAT16, DJLBSR_WEIGHT_AS_GIVEN, 3},
+               {DJLBSR_BFLOAT16, DJLBSR_WEIGHT_AS_GIVEN, 32},
+               {DJLBSR_FLOAT32, DJLBSR_WEIGHT_INT8_BLOCKS, 20}};
+  for (const auto& kind : kinds) {
+    Matrix m(rng, 4, 4, kind.block_rows, 6, kind.dtype, "random", 0.6);
+    m.weight_format = kind.weight_format;
     Packed updated(m);
     m.values.fill([&] { return static_cast<float>(uniform(rng, -9, 9)); });
     Packed fresh(m);
@@ -214,6 +231,37 @@ void updated_values() {
         std::memcmp(updated.bytes, fresh.bytes, static_cast<size_t>(fresh.info.packed_bytes)) == 0,
         "%s: updated bytes differ from freshly packed ones", m.describe().c_str());
   }
+}
+
+void kernel_names() {
+  Rng rng(11);
+  const Matrix m(rng, 2, 3, 4, 8, DJLBSR_FLOAT32, "random", 0.5);
+  const Packed packed(m);
+  djlbsr_linear_args args = {};
+  args.tokens = 5;
+  args.x_stride = m.cols;
+  args.y_stride = m.rows;
+  const char* name = nullptr;
+  EXPECT(djlbsr_kernel_name(&packed.meta, &args, &name) == DJLBSR_OK && name != nullptr &&
+             std::strcmp(name, djlbsr_active_isa()) == 0,
+         "kernel '%s', expected '%s': %s", name == nullptr ? "" : name, djlbsr_active_isa(),
+         djlbsr_last_error());
+  expect_error(djlbsr_kernel_name(nullptr, &args, &name), DJLBSR_INVALID_ARGUMENT, {"meta is null"},
+               "meta");
+  expect_error(djlbsr_kernel_name(&packed.meta, nullptr, &name), DJLBSR_INVALID_ARGUMENT,
+               {"args is null"}, "args");
+  expect_error(djlbsr_kernel_name(&packed.meta, &args, nullptr), DJLBSR_INVALID_ARGUMENT,
+               {"name is null"}, "name");
+
+  djlbsr_meta on_gpu;
+  const djlbsr_matrix view = m.view();
+  EXPECT(djlbsr_pack_query(&view, DJLBSR_CUDA, &on_gpu) == DJLBSR_OK, "%s", djlbsr_last_error());
+  const int32_t status = djlbsr_kernel_name(&on_gpu, &args, &name);
+  const bool expected = djlbsr_cuda_device_count() > 0
+                            ? status == DJLBSR_OK && std::strlen(name) > 0
+                            : status == DJLBSR_UNSUPPORTED || status == DJLBSR_CUDA_ERROR;
+  EXPECT(expected, "status %d with %d GPUs: %s", status, djlbsr_cuda_device_count(),
+         djlbsr_last_error());
 }
 
 void library() {
@@ -235,6 +283,7 @@ int main() {
   linear_arguments();
   altered_bytes();
   updated_values();
+  kernel_names();
   library();
   return finish("test_boundary");
 }

@@ -7,6 +7,8 @@
 #include <limits>
 
 #include "common/error.h"
+#include "common/fp32_terms.h"
+#include "cuda/panels.h"
 
 namespace djlbsr {
 namespace {
@@ -14,6 +16,8 @@ namespace {
 constexpr int64_t kMagic = 0x5253424c4a44; /* "DJLBSR" in memory order */
 constexpr int64_t kAlignment = 256;
 constexpr int64_t kMaxElements = int64_t{1} << 56;
+/* The words are all taken: the weight format shares the dtype's. */
+constexpr int kWeightFormatShift = 8;
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 
 /* Words of a djlbsr_meta; the ones not named are 0. */
@@ -30,6 +34,9 @@ enum Word {
   kWordPackedBytes,
   kWordMaxBlocksInRow,
   kWordStructureHash,
+  kWordPanelBlock,
+  kWordPanelEntries,
+  kWordPanelSteps,
   kWordChecksum = DJLBSR_META_WORDS - 1
 };
 
@@ -127,8 +134,22 @@ Layout layout_of(const djlbsr_info& info) {
   layout.crow = 0;
   layout.col_start = align((info.rows / info.block_rows + 1) * 4);
   layout.values = align(layout.col_start + info.nnzb * 4);
-  layout.bytes = align(layout.values + info.nnzb * info.block_rows * info.block_cols *
-                                           static_cast<int64_t>(dtype_size(info.dtype)));
+  if (info.weight_format == DJLBSR_WEIGHT_INT8_BLOCKS) {
+    /* Columns in whole groups of 4. Kernels read whole vectors, up to 60 bytes past the end. */
+    constexpr int64_t kSlack = 64;
+    const int64_t block_bytes = info.block_rows * ((info.block_cols + 3) / 4 * 4);
+    layout.offsets = align(layout.values + info.nnzb * block_bytes + kSlack);
+    layout.scales = align(layout.offsets + info.nnzb * info.block_rows * 4 + kSlack);
+    layout.used = align(layout.scales + info.nnzb * 4);
+    layout.bytes = align(layout.used + info.cols / info.block_cols);
+    layout.panels = layout.terms = layout.bytes;
+    return layout;
+  }
+  layout.panels = align(layout.values + info.nnzb * info.block_rows * info.block_cols *
+                                            static_cast<int64_t>(dtype_size(info.dtype)));
+  layout.offsets = layout.scales = layout.used = layout.panels;
+  layout.terms = layout.panels + cuda::panel_layout(info).bytes;
+  layout.bytes = layout.terms + (Fp32Terms::exist(info) ? align(Fp32Terms::bytes(info)) : 0);
   return layout;
 }
 
@@ -168,6 +189,31 @@ void validate(const djlbsr_matrix& m) {
   }
 }
 
+/* An int32 holds 128 * 127 times this. */
+constexpr int64_t kMaxInt8BlockCols = 131072;
+
+void check_weight_format(const djlbsr_matrix& m, int32_t device) {
+  DJLBSR_CHECK(
+      m.weight_format == DJLBSR_WEIGHT_AS_GIVEN || m.weight_format == DJLBSR_WEIGHT_INT8_BLOCKS,
+      "weight_format is %d; use 0 (as given) or 1 (int8 with a scale for each block)",
+      m.weight_format);
+  if (m.weight_format == DJLBSR_WEIGHT_AS_GIVEN) return;
+  if (device != DJLBSR_CPU || m.dtype != DJLBSR_FLOAT32) {
+    fail(DJLBSR_UNSUPPORTED,
+         "weight_format is 1 (int8) with dtype %s on %s; int8 weights work with float32 on the CPU "
+         "alone, so convert the values to float32 or keep weight_format 0",
+         dtype_name(m.dtype), device_name(device));
+  }
+  if (m.block_cols > kMaxInt8BlockCols ||
+      m.cols / m.block_cols * ((m.block_cols + 3) / 4 * 4) > kMaxInt32) {
+    fail(DJLBSR_UNSUPPORTED,
+         "weight_format is 1 (int8) with block_cols %lld and cols %lld; blocks have at most %lld "
+         "columns there, and columns padded to multiples of 4 in a block at most 2147483647 in "
+         "all, so keep weight_format 0",
+         (long long)m.block_cols, (long long)m.cols, (long long)kMaxInt8BlockCols);
+  }
+}
+
 djlbsr_meta make_meta(const djlbsr_matrix& matrix, int32_t device) {
   device_name(device);
   validate(matrix);
@@ -175,18 +221,23 @@ djlbsr_meta make_meta(const djlbsr_matrix& matrix, int32_t device) {
   for (int64_t i = 0; i < matrix.rows / matrix.block_rows; ++i) {
     heaviest = std::max(heaviest, matrix.crow_indices[i + 1] - matrix.crow_indices[i]);
   }
+  check_weight_format(matrix, device);
   djlbsr_info info = {};
   info.rows = matrix.rows;
+  info.cols = matrix.cols;
+  info.weight_format = matrix.weight_format;
   info.block_rows = matrix.block_rows;
   info.block_cols = matrix.block_cols;
   info.nnzb = matrix.nnzb;
   info.dtype = matrix.dtype;
+  info.device = device;
+  cuda::plan_panels(matrix, info);
 
   djlbsr_meta meta = {};
   meta.words[kWordMagic] = kMagic;
   meta.words[kWordVersion] = DJLBSR_FORMAT_VERSION;
   meta.words[kWordDevice] = device;
-  meta.words[kWordDtype] = matrix.dtype;
+  meta.words[kWordDtype] = matrix.dtype | matrix.weight_format << kWeightFormatShift;
   meta.words[kWordRows] = matrix.rows;
   meta.words[kWordCols] = matrix.cols;
   meta.words[kWordBlockRows] = matrix.block_rows;
@@ -195,6 +246,9 @@ djlbsr_meta make_meta(const djlbsr_matrix& matrix, int32_t device) {
   meta.words[kWordPackedBytes] = layout_of(info).bytes;
   meta.words[kWordMaxBlocksInRow] = heaviest;
   meta.words[kWordStructureHash] = structure_hash(matrix);
+  meta.words[kWordPanelBlock] = info.panel_block;
+  meta.words[kWordPanelEntries] = info.panel_entries;
+  meta.words[kWordPanelSteps] = info.panel_steps;
   meta.words[kWordChecksum] = checksum_of(meta);
   return meta;
 }
@@ -213,23 +267,39 @@ djlbsr_info decode(const djlbsr_meta& meta) {
       "meta's checksum does not fit its content; it was altered after packing, so pack the "
       "weight again");
   /* The checksum is no signature: a forged meta must not lead outside the buffers either. */
-  DJLBSR_CHECK(words[kWordDtype] >= 0 && words[kWordDtype] <= DJLBSR_BFLOAT16 &&
-                   words[kWordDevice] >= 0 && words[kWordDevice] <= DJLBSR_CUDA,
-               "meta has dtype %lld and device %lld, which this library does not know; pack the "
-               "weight again",
-               (long long)words[kWordDtype], (long long)words[kWordDevice]);
+  const int64_t dtype = words[kWordDtype] & ((int64_t{1} << kWeightFormatShift) - 1);
+  const int64_t format = words[kWordDtype] >> kWeightFormatShift;
+  const int64_t device = words[kWordDevice];
+  DJLBSR_CHECK(
+      dtype <= DJLBSR_BFLOAT16 && device >= 0 && device <= DJLBSR_CUDA &&
+          (format == DJLBSR_WEIGHT_AS_GIVEN || (format == DJLBSR_WEIGHT_INT8_BLOCKS &&
+                                                dtype == DJLBSR_FLOAT32 && device == DJLBSR_CPU)),
+      "meta has dtype %lld, weight format %lld and device %lld, which this library does not "
+      "know; pack the weight again",
+      (long long)dtype, (long long)format, (long long)device);
   djlbsr_info info = {};
-  info.dtype = static_cast<int32_t>(words[kWordDtype]);
-  info.device = static_cast<int32_t>(words[kWordDevice]);
+  info.dtype = static_cast<int32_t>(dtype);
+  info.device = static_cast<int32_t>(device);
   info.rows = words[kWordRows];
   info.cols = words[kWordCols];
   info.block_rows = words[kWordBlockRows];
   info.block_cols = words[kWordBlockCols];
   info.nnzb = words[kWordNnzb];
+  info.weight_format = static_cast<int32_t>(format);
   info.packed_bytes = words[kWordPackedBytes];
   info.max_blocks_in_row = words[kWordMaxBlocksInRow];
   info.format_version = DJLBSR_FORMAT_VERSION;
   check_sizes(info.rows, info.cols, info.block_rows, info.block_cols, info.nnzb);
+  const int64_t entries = words[kWordPanelEntries];
+  const int64_t steps = words[kWordPanelSteps];
+  DJLBSR_CHECK(words[kWordPanelBlock] == cuda::panel_shape(info).block && entries >= 0 &&
+                   steps >= 0 && entries < kMaxInt32 && steps < kMaxInt32,
+               "meta has panels of %lld with %lld entries and %lld steps, which do not belong to "
+               "its sizes; pack the weight again",
+               (long long)words[kWordPanelBlock], (long long)entries, (long long)steps);
+  info.panel_block = static_cast<int32_t>(words[kWordPanelBlock]);
+  info.panel_entries = static_cast<int32_t>(entries);
+  info.panel_steps = static_cast<int32_t>(steps);
   DJLBSR_CHECK(info.packed_bytes == layout_of(info).bytes,
                "meta says %lld packed bytes where its sizes need %lld; pack the weight again",
                (long long)info.packed_bytes, (long long)layout_of(info).bytes);

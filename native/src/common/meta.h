@@ -22,6 +22,12 @@ struct Layout {
   int64_t crow;      /* int32 [block_row_count + 1] */
   int64_t col_start; /* int32 [nnzb]: first column of the block, col_index * block_cols */
   int64_t values;    /* nnzb * block_rows * block_cols elements, 256-byte aligned */
+  /* int8 weights alone, see cpu/strips.h; empty otherwise */
+  int64_t offsets; /* int32 [nnzb, block_rows] */
+  int64_t scales;  /* float [nnzb] */
+  int64_t used;    /* uint8 [cols / block_cols] */
+  int64_t panels;  /* cuda/panels.h, where the weight has a panel copy */
+  int64_t terms;   /* see Fp32Terms; empty where they do not exist */
   int64_t bytes;
 };
 

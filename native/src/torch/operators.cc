@@ -11,10 +11,14 @@
 #include <optional>
 #include <utility>
 
+#include "choice/profiles.h"
 #include "common/error.h"
 #include "common/meta.h"
+#include "cpu/cpu_backend.h"
 #include "cuda/cuda_backend.h"
 #include "djlbsr.h"
+#include "torch/dense.h"
+#include "torch/device_scope.h"
 #include "torch/tensor.h"
 
 namespace djlbsr::torch {
@@ -24,21 +28,6 @@ namespace {
 void check_status(int32_t status) {
   if (status != DJLBSR_OK) throw Error(status, djlbsr_last_error());
 }
-
-/* Makes a CUDA tensor's device current for a scope and tells PyTorch's stream there. */
-class DeviceScope {
- public:
-  explicit DeviceScope(const Tensor& tensor) {
-    if (!tensor.is_cuda()) return;
-    guard_.emplace(tensor.device_index());
-    stream_ = current_cuda_stream(tensor.device_index());
-  }
-  void* stream() const { return stream_; }
-
- private:
-  std::optional<cuda::DeviceGuard> guard_;
-  void* stream_ = nullptr;
-};
 
 /* A packed tensor and its meta, checked against each other. */
 struct PackedWeight {
@@ -115,8 +104,10 @@ std::optional<Rows> collapse(const Tensor& input) {
   return rows;
 }
 
+/* dense_handle may be null. */
 OwnedTensor linear_packed(TensorHandle input_handle, TensorHandle packed_handle,
-                          TensorHandle meta_handle, TensorHandle bias_handle, int64_t activation) {
+                          TensorHandle meta_handle, TensorHandle bias_handle, int64_t activation,
+                          TensorHandle dense_handle) {
   DJLBSR_CHECK(activation >= DJLBSR_NONE && activation <= DJLBSR_SILU,
                "activation is %lld; use 0 (none), 1 (ReLU), 2 (GELU), 3 (tanh GELU) or 4 (SiLU)",
                (long long)activation);
@@ -142,6 +133,15 @@ OwnedTensor linear_packed(TensorHandle input_handle, TensorHandle packed_handle,
                  "bias has shape %s; it must be [out_features], [%lld]", bias.shape_text().c_str(),
                  (long long)info.rows);
     bias_memory.emplace(bias);
+  }
+
+  if (dense_handle != nullptr) {
+    const Tensor dense("dense", dense_handle);
+    check_dense(info, dense, input);
+    if (use_dense(info, input, count_rows(input), static_cast<int32_t>(activation))) {
+      OwnedTensor output = dense_linear(input_handle, dense_handle, bias_handle);
+      return activated(std::move(output), static_cast<int32_t>(activation));
+    }
   }
 
   std::vector<int64_t> sizes;
@@ -176,7 +176,12 @@ OwnedTensor linear_packed(TensorHandle input_handle, TensorHandle packed_handle,
 }
 
 std::pair<OwnedTensor, OwnedTensor> pack(TensorHandle crow_handle, TensorHandle col_handle,
-                                         TensorHandle values_handle, int64_t in_features) {
+                                         TensorHandle values_handle, int64_t in_features,
+                                         int64_t weight_format) {
+  DJLBSR_CHECK(
+      weight_format == DJLBSR_WEIGHT_AS_GIVEN || weight_format == DJLBSR_WEIGHT_INT8_BLOCKS,
+      "weight_format is %lld; use 0 (as given) or 1 (int8 with a scale for each block)",
+      (long long)weight_format);
   const Tensor values("values", values_handle);
   DJLBSR_CHECK(values.dim() == 3, "values has shape %s; it must be [nnzb, block_rows, block_cols]",
                values.shape_text().c_str());
@@ -201,6 +206,7 @@ std::pair<OwnedTensor, OwnedTensor> pack(TensorHandle crow_handle, TensorHandle 
   matrix.crow_indices = crow.data();
   matrix.col_indices = col.data();
   matrix.dtype = values.element_type();
+  matrix.weight_format = static_cast<int32_t>(weight_format);
 
   djlbsr_meta meta;
   check_status(djlbsr_pack_query(&matrix, values.is_cuda() ? DJLBSR_CUDA : DJLBSR_CPU, &meta));
@@ -280,8 +286,10 @@ void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor x("input", input.get());
   DJLBSR_CHECK(x.dim() >= 1, "input has shape []; it must be [..., in_features]");
   Tensor("values", values.get()).check_same_device(x);
-  const auto [packed, meta] = pack(crow.get(), col.get(), values.get(), x.size(x.dim() - 1));
-  stack[0] = give(linear_packed(input.get(), packed.get(), meta.get(), bias.get(), activation));
+  const auto [packed, meta] =
+      pack(crow.get(), col.get(), values.get(), x.size(x.dim() - 1), DJLBSR_WEIGHT_AS_GIVEN);
+  stack[0] =
+      give(linear_packed(input.get(), packed.get(), meta.get(), bias.get(), activation, nullptr));
 }
 
 void boxed_pack(StableIValue* stack, uint64_t, uint64_t) {
@@ -289,8 +297,9 @@ void boxed_pack(StableIValue* stack, uint64_t, uint64_t) {
   const OwnedTensor col = take_tensor(stack[1]);
   const OwnedTensor values = take_tensor(stack[2]);
   const auto in_features = static_cast<int64_t>(stack[3]);
+  const auto weight_format = static_cast<int64_t>(stack[4]);
   refuse_gradient({{"values", &values}});
-  auto [packed, meta] = pack(crow.get(), col.get(), values.get(), in_features);
+  auto [packed, meta] = pack(crow.get(), col.get(), values.get(), in_features, weight_format);
   stack[0] = give(std::move(packed));
   stack[1] = give(std::move(meta));
 }
@@ -301,8 +310,10 @@ void boxed_linear_packed(StableIValue* stack, uint64_t, uint64_t) {
   const OwnedTensor meta = take_tensor(stack[2]);
   const OwnedTensor bias = take_optional_tensor(stack[3]);
   const auto activation = static_cast<int64_t>(stack[4]);
-  refuse_gradient({{"input", &input}, {"bias", &bias}});
-  stack[0] = give(linear_packed(input.get(), packed.get(), meta.get(), bias.get(), activation));
+  const OwnedTensor dense = take_optional_tensor(stack[5]);
+  refuse_gradient({{"input", &input}, {"bias", &bias}, {"dense", &dense}});
+  stack[0] = give(
+      linear_packed(input.get(), packed.get(), meta.get(), bias.get(), activation, dense.get()));
 }
 
 /* ---- registration ------------------------------------------------------------------------------
@@ -320,12 +331,12 @@ constexpr Operator kOperators[] = {
      "Tensor? bias=None, int activation=0) -> Tensor",
      boxed_linear},
     {"pack",
-     "pack(Tensor crow_indices, Tensor col_indices, Tensor values, int in_features) "
-     "-> (Tensor packed, Tensor meta)",
+     "pack(Tensor crow_indices, Tensor col_indices, Tensor values, int in_features, "
+     "int weight_format=0) -> (Tensor packed, Tensor meta)",
      boxed_pack},
     {"linear_packed",
      "linear_packed(Tensor input, Tensor packed, Tensor meta, Tensor? bias=None, "
-     "int activation=0) -> Tensor",
+     "int activation=0, Tensor? dense=None) -> Tensor",
      boxed_linear_packed}};
 
 constexpr char kNamespace[] = "bsr";
@@ -433,13 +444,13 @@ int32_t djlbsr_torch_register(void) {
 }
 
 int32_t djlbsr_torch_pack(djlbsr_tensor crow_indices, djlbsr_tensor col_indices,
-                          djlbsr_tensor values, int64_t in_features, djlbsr_tensor* packed,
-                          djlbsr_tensor* meta) {
+                          djlbsr_tensor values, int64_t in_features, int32_t weight_format,
+                          djlbsr_tensor* packed, djlbsr_tensor* meta) {
   return guarded([&] {
     DJLBSR_CHECK(packed != nullptr, "packed is null; pass where to put the result");
     DJLBSR_CHECK(meta != nullptr, "meta is null; pass where to put the result");
     auto result = torch::pack(handle_of(crow_indices), handle_of(col_indices), handle_of(values),
-                              in_features);
+                              in_features, weight_format);
     *packed = tensor_of(std::move(result.first));
     *meta = tensor_of(std::move(result.second));
   });
@@ -455,7 +466,32 @@ int32_t djlbsr_torch_linear(djlbsr_tensor input, djlbsr_tensor packed, djlbsr_te
   return guarded([&] {
     DJLBSR_CHECK(output != nullptr, "output is null; pass where to put the result");
     *output = tensor_of(linear_packed(handle_of(input), handle_of(packed), handle_of(meta),
-                                      handle_of(bias), activation));
+                                      handle_of(bias), activation, nullptr));
+  });
+}
+
+int32_t djlbsr_torch_predict(djlbsr_tensor packed, djlbsr_tensor meta, int64_t tokens,
+                             int32_t activation, double* bsr_seconds, double* dense_seconds,
+                             int32_t* dense) {
+  return guarded([&] {
+    DJLBSR_CHECK(bsr_seconds != nullptr && dense_seconds != nullptr && dense != nullptr,
+                 "bsr_seconds, dense_seconds or dense is null; pass where to put the result");
+    const Tensor bytes("packed", handle_of(packed));
+    const PackedWeight weight = read_packed(bytes, Tensor("meta", handle_of(meta)));
+    const djlbsr_prediction prediction =
+        choice::predict(weight.info, tokens, activation, bytes.device_index(), num_threads(abi()));
+    *bsr_seconds = prediction.bsr_seconds;
+    *dense_seconds = prediction.dense_seconds;
+    *dense = prediction.dense;
+  });
+}
+
+int32_t djlbsr_torch_activate(djlbsr_tensor tensor, int32_t activation) {
+  return guarded([&] {
+    DJLBSR_CHECK(activation >= DJLBSR_NONE && activation <= DJLBSR_SILU,
+                 "activation is %d; use 0 (none), 1 (ReLU), 2 (GELU), 3 (tanh GELU) or 4 (SiLU)",
+                 activation);
+    activate(Tensor("tensor", handle_of(tensor)), activation);
   });
 }
 

@@ -188,6 +188,46 @@ class ResultTest(BsrTest):
                 self.check(a, weight, x, bias, GELU)
                 self.assertTrue(torch.equal(a, b), f"{dtype} on {device}")
 
+    def test_int8_weights(self):
+        """bsr::pack with and without its last argument; the documented bound of the rounded values."""
+        for br, bc in BLOCKS:
+            weight = Weight(self.rng, 3, 4, br, bc, torch.float32, "cpu", "full")
+            x = tensor(self.rng, (5, weight.cols), torch.float32, "cpu")
+            given = torch.ops.bsr.pack(weight.crow, weight.col, weight.values, weight.cols, 0)
+            for packed in (given, weight.pack()):
+                self.check(torch.ops.bsr.linear_packed(x, *packed), weight, x)
+            packed, meta = torch.ops.bsr.pack(weight.crow, weight.col, weight.values, weight.cols, 1)
+            y = torch.ops.bsr.linear_packed(x, packed, meta).double()
+            blocks = weight.dense.reshape(3, br, 4, bc)
+            e_w = blocks.abs().amax(dim=(1, 3), keepdim=True) / 254
+            e_w = e_w.expand(3, br, 4, bc).reshape(weight.rows, weight.cols)
+            e_x = x.double().abs().amax(dim=1, keepdim=True) / 254
+            w, xd = weight.dense, x.double()
+            bound = (w.abs().sum(1) * e_x + xd.abs() @ e_w.T + e_x * e_w.sum(1)) * (1 + 1e-4)
+            wrong = (y - xd @ w.T).abs() - bound
+            self.assertLessEqual(wrong.max().item(), 0, f"{weight.name}: past the bound at "
+                                 f"{divmod(int(wrong.argmax()), weight.rows)}")
+        self.refused("weight_format is 2", torch.ops.bsr.pack, weight.crow, weight.col,
+                     weight.values, weight.cols, 2)
+        self.refused("int8 weights work with float32", torch.ops.bsr.pack, weight.crow, weight.col,
+                     weight.values.half(), weight.cols, 1)
+
+    def test_dense_weight(self):
+        """The same function, whichever side runs."""
+        for device in DEVICES:
+            for tokens in (1, 7, 300):
+                weight = Weight(self.rng, 4, 6, 16, 8, torch.float32, device)
+                x = tensor(self.rng, (2, tokens, weight.cols), weight.dtype, device)
+                bias, dense = weight.bias(self.rng), weight.dense.float().to(device)
+                packed, meta = weight.pack()
+                for activation in range(5):
+                    y = torch.ops.bsr.linear_packed(x, packed, meta, bias, activation, dense)
+                    self.check(y, weight, x, bias, activation, "with a dense weight")
+                self.refused("dense has shape", torch.ops.bsr.linear_packed, x, packed, meta, None, 0,
+                             dense.T.contiguous())
+                self.refused("dense is float16", torch.ops.bsr.linear_packed, x, packed, meta, None,
+                             0, dense.half())
+
     def test_large(self):
         for device in DEVICES:
             for dtype in DTYPES:
@@ -468,6 +508,20 @@ class CudaTest(BsrTest):
                         self.poison("cuda")
                         y = weight.packed_linear(x, bias, activation)
                         self.check(y, weight, x, bias, activation)
+
+    @unittest.skipUnless(torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0),
+                         "the model is for compute capability 9.0")
+    @unittest.skipIf("DJLBSR_EXECUTION" in os.environ, "the choice is overridden")
+    def test_choice(self):
+        """A dense weight of zeros tells which side ran."""
+        for size, block, density, chosen in ((256, 1, 0.5, "dense"), (4096, 64, 0.125, "bsr")):
+            weight = Weight(self.rng, size // block, size // block, block, block, torch.float16,
+                            "cuda", density=density)
+            x = tensor(self.rng, (2048, weight.cols), weight.dtype, "cuda")
+            zeros = torch.zeros(weight.rows, weight.cols, dtype=weight.dtype, device="cuda")
+            packed, meta = weight.pack()
+            y = torch.ops.bsr.linear_packed(x, packed, meta, None, NONE, zeros)
+            self.assertEqual("dense" if not y.any() else "bsr", chosen, weight.name)
 
     def test_hopper_strides(self):
         """Rows of x at and off multiples of 16 bytes, which have different kernels."""

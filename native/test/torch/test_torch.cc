@@ -171,7 +171,7 @@ struct Operators {
 void direct_calls(const Operators& ops, Example& e) {
   djlbsr_tensor packed = 0;
   djlbsr_tensor meta = 0;
-  EXPECT(ops.pack(id(e.crow), id(e.col), id(e.values_tensor), Example::kCols, &packed, &meta) ==
+  EXPECT(ops.pack(id(e.crow), id(e.col), id(e.values_tensor), Example::kCols, 0, &packed, &meta) ==
              DJLBSR_OK,
          "%s", ops.library.last_error().c_str());
   e.packed = take(static_cast<StableIValue>(packed));
@@ -247,8 +247,8 @@ void bad_arguments(const Operators& ops, const Example& e) {
   ops.refuse(linear(e.input, e.packed, e.meta, nullptr, 5), "activation is 5");
 
   const auto pack = [&](const OwnedTensor& crow, const OwnedTensor& col, const OwnedTensor& values,
-                        int64_t in_features = 8) {
-    return ops.pack(id(crow), id(col), id(values), in_features, &out, &meta);
+                        int64_t in_features = 8, int32_t weight_format = 0) {
+    return ops.pack(id(crow), id(col), id(values), in_features, weight_format, &out, &meta);
   };
   const int32_t int64 = abi().dtype_int64();
   const OwnedTensor large = make<int64_t>({3}, int64, {0, 1, int64_t{1} << 40});
@@ -260,20 +260,22 @@ void bad_arguments(const Operators& ops, const Example& e) {
   ops.refuse(pack(e.values_tensor, e.col, e.values_tensor), "crow_indices has dtype float32");
   ops.refuse(pack(e.crow, e.col, e.input), "values has shape [5, 8]");
   ops.refuse(pack(e.crow, e.col, e.values_tensor, 10), "cols is 10");
+  ops.refuse(pack(e.crow, e.col, e.values_tensor, 8, 2), "weight_format is 2");
   ops.refuse(ops.update(id(e.packed), id(e.meta), id(e.input)), "values has shape [5, 8]");
 }
 
 void dispatched(const Example& e) {
-  StableIValue pack_stack[4] = {share(e.crow), share(e.col), share(e.values_tensor),
-                                Example::kCols};
+  StableIValue pack_stack[5] = {share(e.crow), share(e.col), share(e.values_tensor), Example::kCols,
+                                DJLBSR_WEIGHT_AS_GIVEN};
   EXPECT(abi().call_dispatcher("bsr::pack", "", pack_stack) == 0, "bsr::pack");
   const OwnedTensor packed = take(pack_stack[0]);
   const OwnedTensor meta = take(pack_stack[1]);
   for (const bool with_bias : {false, true}) {
     const StableIValue activation = with_bias ? DJLBSR_RELU : DJLBSR_NONE;
-    StableIValue stack[5] = {
-        share(e.input), share(packed), share(meta),
-        optional(with_bias ? OwnedTensor(take(share(e.bias_tensor))) : nullptr), activation};
+    StableIValue stack[6] = {
+        share(e.input), share(packed),
+        share(meta),    optional(with_bias ? OwnedTensor(take(share(e.bias_tensor))) : nullptr),
+        activation,     0};
     EXPECT(abi().call_dispatcher("bsr::linear_packed", "", stack) == 0, "bsr::linear_packed");
     e.check(take(stack[0]), "bsr::linear_packed", with_bias, with_bias);
     StableIValue whole[6] = {
@@ -300,13 +302,112 @@ void gradient(const Operators& ops, const Example& e) {
       dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD), "aoti_torch_grad_mode_set_enabled"));
   for (const bool recording : {true, false}) {
     set_grad_mode(recording);
-    StableIValue stack[5] = {share(input), share(e.packed), share(e.meta), 0, 0};
+    StableIValue stack[6] = {share(input), share(e.packed), share(e.meta), 0, 0, 0};
     const int32_t status = abi().call_dispatcher("bsr::linear_packed", "", stack);
     EXPECT((status != 0) == recording, "status %d with grad mode %d", status, recording);
     if (status == 0) e.check(take(stack[0]), "without grad mode", false, false);
   }
   set_grad_mode(true);
   e.check(ops.run(input, e, nullptr, 0), "a direct call", false, false);
+}
+
+/*
+ * Which side a call takes, told apart by a dense weight of twice the values: with a profile that
+ * makes either slow, and under DJLBSR_EXECUTION.
+ */
+void choice(const Library& library, const Example& e) {
+  const auto set_profile = library.get<decltype(djlbsr_set_profile)>("djlbsr_set_profile");
+  const auto predict = library.get<decltype(djlbsr_torch_predict)>("djlbsr_torch_predict");
+  std::vector<float> twice(Example::kRows * Example::kCols);
+  for (int64_t row = 0; row < Example::kRows; ++row) {
+    const int crows[] = {0, 1, 1, 3};
+    const int cols[] = {1, 0, 1};
+    for (int b = crows[row / 2]; b < crows[row / 2 + 1]; ++b) {
+      for (int k = 0; k < 4; ++k) {
+        twice[row * Example::kCols + cols[b] * 4 + k] = 2 * e.values[(b * 2 + row % 2) * 4 + k];
+      }
+    }
+  }
+  const OwnedTensor dense = floats({Example::kRows, Example::kCols}, twice);
+  const char* variable = std::getenv("DJLBSR_EXECUTION");
+  const std::string mode = variable == nullptr ? "auto" : variable;
+  for (const bool dense_fast : {true, false}) {
+    std::vector<double> seconds(DJLBSR_PROFILE_POINTS, dense_fast ? 1.0 : 1e-3);
+    for (int i = 0; i < DJLBSR_PROFILE_POINTS / 7; ++i) seconds[i] = dense_fast ? 1e-3 : 1.0;
+    EXPECT(set_profile(DJLBSR_FLOAT32, seconds.data()) == DJLBSR_OK, "%s",
+           library.last_error().c_str());
+    double bsr_seconds = 0;
+    double dense_seconds = 0;
+    int32_t chosen = -1;
+    EXPECT(predict(id(e.packed), id(e.meta), Example::kTokens, DJLBSR_NONE, &bsr_seconds,
+                   &dense_seconds, &chosen) == DJLBSR_OK,
+           "%s", library.last_error().c_str());
+    EXPECT(chosen == (dense_fast ? 1 : 0) && (dense_seconds < bsr_seconds) == dense_fast,
+           "%d for %g and %g seconds", chosen, bsr_seconds, dense_seconds);
+    const bool dense_runs = mode == "dense" || (mode == "auto" && dense_fast);
+    for (int activation = DJLBSR_NONE; activation <= DJLBSR_SILU; ++activation) {
+      StableIValue stack[6] = {share(e.input),
+                               share(e.packed),
+                               share(e.meta),
+                               optional(OwnedTensor(take(share(e.bias_tensor)))),
+                               static_cast<StableIValue>(activation),
+                               optional(OwnedTensor(take(share(dense))))};
+      EXPECT(abi().call_dispatcher("bsr::linear_packed", "", stack) == 0, "with a dense weight");
+      const OwnedTensor output = take(stack[0]);
+      const Tensor y("output", output.get());
+      for (int64_t i = 0; i < y.numel(); ++i) {
+        const int64_t row = i % Example::kRows;
+        const double bias = e.bias[row];
+        const double sum = e.expected(i / Example::kRows, row, false, false);
+        const double z = (dense_runs ? 2 : 1) * sum + bias;
+        const double cubic = std::sqrt(2 / M_PI) * (z + 0.044715 * z * z * z);
+        const double expected[] = {z, z < 0 ? 0 : z, z / 2 * std::erfc(-z / std::sqrt(2)),
+                                   z / 2 * (1 + std::tanh(cubic)), z / (1 + std::exp(-z))};
+        const float actual = static_cast<const float*>(y.data())[i];
+        EXPECT(std::fabs(actual - expected[activation]) <= 1e-5,
+               "%s, dense %s, activation %d: element %lld is %g, expected %g", mode.c_str(),
+               dense_fast ? "fast" : "slow", activation, (long long)i, actual,
+               expected[activation]);
+      }
+    }
+  }
+  set_profile(DJLBSR_FLOAT32, nullptr);
+
+  /* Refused whichever side would run. */
+  const OwnedTensor wide = floats({6, 9}, std::vector<float>(54));
+  const OwnedTensor halves = empty({6, 8}, abi().dtype_float16(), false, 0);
+  for (const OwnedTensor* bad : {&wide, &halves}) {
+    StableIValue stack[6] = {share(e.input),
+                             share(e.packed),
+                             share(e.meta),
+                             0,
+                             0,
+                             optional(OwnedTensor(take(share(*bad))))};
+    EXPECT(abi().call_dispatcher("bsr::linear_packed", "", stack) != 0, "a wrong dense weight");
+  }
+}
+
+/* A measured profile is one that djlbsr_set_profile takes, and larger products take longer. */
+void measured_profile(const Library& library) {
+  const auto measure =
+      library.get<decltype(djlbsr_torch_measure_profile)>("djlbsr_torch_measure_profile");
+  const auto set_profile = library.get<decltype(djlbsr_set_profile)>("djlbsr_set_profile");
+  for (const int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
+    std::vector<double> seconds(DJLBSR_PROFILE_POINTS);
+    const auto start = std::chrono::steady_clock::now();
+    EXPECT(measure(dtype, seconds.data()) == DJLBSR_OK, "%s", library.last_error().c_str());
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    std::printf("djlbsr_torch_measure_profile, dtype %d: %.2f s\n", dtype, time.count());
+    EXPECT(set_profile(dtype, seconds.data()) == DJLBSR_OK, "%s", library.last_error().c_str());
+    for (int kind = 0; kind < 7; ++kind) {
+      EXPECT(seconds[kind * 24] < seconds[kind * 24 + 23], "kind %d: %g s for the least, %g s",
+             kind, seconds[kind * 24], seconds[kind * 24 + 23]);
+    }
+    set_profile(dtype, nullptr);
+  }
+  EXPECT(measure(7, nullptr) == DJLBSR_INVALID_ARGUMENT, "no room");
+  double room[DJLBSR_PROFILE_POINTS];
+  EXPECT(measure(7, room) == DJLBSR_INVALID_ARGUMENT, "dtype 7");
 }
 
 int64_t resident_pages() {
@@ -409,6 +510,8 @@ int main(int argc, char** argv) {
   bad_arguments(ops, e);
   versions(ops, e);
   gradient(ops, e);
+  choice(library, e);
+  measured_profile(library);
   no_growth(ops, e);
   print_cost("djlbsr_torch_linear, 5 tokens", [&] { ops.run(e.input, e, e.bias_tensor, 0); });
   print_cost("djlbsr_torch_version_of", [&] { ops.version_of(id(e.input)); });

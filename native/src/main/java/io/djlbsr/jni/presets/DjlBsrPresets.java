@@ -49,7 +49,10 @@ public class DjlBsrPresets implements InfoMapper {
                     "djlbsr_meta_decode",
                     "djlbsr_pack",
                     "djlbsr_update_values",
-                    "djlbsr_linear"
+                    "djlbsr_linear",
+                    "djlbsr_kernel_name",
+                    "djlbsr_prediction",
+                    "djlbsr_predict"
                 }) {
             infoMap.put(new Info(name).skip());
         }
