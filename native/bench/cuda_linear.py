@@ -2,160 +2,66 @@
 #
 # Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
 #
-"""Times bsr::linear_packed on a GPU against cuBLAS with a fully dense random weight of the same shape.
+"""Times bsr::linear_packed on a GPU against every peer, in one command:
 
-    python3 cuda_linear.py --library BUILD/libdjlbsr.so [--json FILE] [--case NAME ...]
+    python3 cuda_linear.py --library BUILD/libdjlbsr.so --json RESULTS.json [--pictures DIR]
+    python3 cuda_linear.py --from RESULTS.json [--pictures DIR]      needs no GPU and no PyTorch
 
-Random data, blocks stored at random. Every case is checked against float64 before it is timed, then
-all candidates of a case are timed in turn, --repeats times; times are medians of CUDA events, in
-microseconds. "useful" counts 2 * stored elements * tokens operations; "speed-up" is over cuBLAS.
-Needs torch alone.
+Random data; every case is checked against float64 before it is timed; the candidates of a case take
+turns. "useful" counts 2 * stored elements * tokens operations, "dense-equivalent" 2 * rows * cols *
+tokens; "speed-up" is over cuBLAS on a fully dense random weight, in the same turns.
+
+Suites: grid (every block, sparsity, number of tokens and shape; random; fp16), peers (all that others
+offer, on large layers and a few decode sizes), patterns, dtypes (bf16, fp32, TF32), epilogue (bias
+and activations), fallback (PyTorch's BSR without Triton). Each has a share of --seconds; what does
+not fit is left out and counted.
 """
 
 import argparse
-import datetime
 import json
-import platform
+import pathlib
 import sys
 
-import torch
-import torch.nn.functional as F
-
-NONE, RELU, GELU, GELU_TANH, SILU = range(5)
-
-# name: dtype, rows, cols, tokens, block rows, block cols, stored share of the blocks
-CASES = {
-    f"{shape}-b{block}-{round(100 - 100 * density, 1):g}%-{name}": (
-        dtype, rows, cols, tokens, block, block, density)
-    for name, dtype, shape, rows, cols, tokens, block, density in [
-        ("fp16", torch.float16, "8192^3", 8192, 8192, 8192, 128, 0.125),
-        ("fp16", torch.float16, "8192^3", 8192, 8192, 8192, 128, 0.5),
-        ("fp16", torch.float16, "8192^3", 8192, 8192, 8192, 64, 0.125),
-        ("fp16", torch.float16, "8192^3", 8192, 8192, 8192, 64, 0.5),
-        ("bf16", torch.bfloat16, "8192^3", 8192, 8192, 8192, 64, 0.125),
-        ("fp16", torch.float16, "T2048-11008x4096", 11008, 4096, 2048, 64, 0.125),
-        ("fp16", torch.float16, "T2048-4096x11008", 4096, 11008, 2048, 64, 0.125),
-    ]
-}
+from gpu import plan, report
 
 
-def random_weight(dtype, rows, cols, block_rows, block_cols, density, generator):
-    """Indices, values and the same matrix dense; exactly density of the blocks are stored."""
-    grid = (rows // block_rows, cols // block_cols)
-    count = grid[0] * grid[1]
-    chosen = torch.randperm(count, device="cuda", generator=generator)[: round(count * density)]
-    mask = torch.zeros(count, dtype=torch.bool, device="cuda")
-    mask[chosen] = True
-    mask = mask.reshape(grid)
-    crow = torch.zeros(grid[0] + 1, dtype=torch.int32, device="cuda")
-    crow[1:] = mask.sum(dim=1).cumsum(0)
-    row, col = mask.nonzero(as_tuple=True)
-    values = torch.randn(len(col), block_rows, block_cols, device="cuda",
-                         generator=generator).to(dtype)
-    dense = torch.zeros(grid[0], grid[1], block_rows, block_cols, dtype=dtype, device="cuda")
-    dense[row, col] = values
-    dense = dense.transpose(1, 2).reshape(rows, cols)
-    return crow, col.int(), values, dense
+def write_json(result: dict, path: pathlib.Path) -> None:
+    """One case a line, so that two runs can be compared with diff."""
+    head = json.dumps({k: v for k, v in result.items() if k != "results"}, indent=1)
+    lines = ",\n".join("  " + json.dumps(record) for record in result["results"])
+    path.write_text(head[:-2] + ',\n "results": [\n' + lines + "\n ]\n}\n", encoding="utf-8")
 
 
-def check(y, x, dense, dtype):
-    """Some tokens against float64, per element: gamma_n * sum |w x| and one rounding."""
-    tokens = torch.randint(0, len(x), (64,), device=x.device)
-    x64, w64 = x[tokens].double(), dense.double()
-    expected = x64 @ w64.T
-    terms = (dense != 0).sum(dim=1).double() + 2
-    bound = terms * 2.0**-24 * (x64.abs() @ w64.abs().T)
-    unit = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}[dtype]
-    bound = bound + unit * (expected.abs() + bound) + 2.0**-25
-    wrong = ~((y[tokens].double() - expected).abs() <= bound)
-    if wrong.any():
-        raise SystemExit(f"{int(wrong.sum())} of {wrong.numel()} elements are wrong")
-    if not y.isfinite().all():
-        raise SystemExit("y has elements that are not finite")
-
-
-def time_in_turn(candidates, repeats):
-    """Median, least and greatest time of each candidate in microseconds."""
-    times = {name: [] for name in candidates}
-    for function in candidates.values():
-        for _ in range(3):
-            function()
-    for _ in range(repeats):
-        torch.cuda._sleep(300_000)  # the host runs ahead: no launch gaps in the times
-        events = {}
-        for name, function in candidates.items():
-            events[name] = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-            events[name][0].record()
-            function()
-            events[name][1].record()
-        torch.cuda.synchronize()
-        for name, (start, end) in events.items():
-            times[name].append(1000 * start.elapsed_time(end))
-    return {name: [sorted(t)[len(t) // 2], min(t), max(t)] for name, t in times.items()}
-
-
-def run(name, case, repeats):
-    dtype, rows, cols, tokens, block_rows, block_cols, density = case
-    generator = torch.Generator("cuda").manual_seed(1)
-    crow, col, values, dense = random_weight(dtype, rows, cols, block_rows, block_cols, density,
-                                             generator)
-    packed, meta = torch.ops.bsr.pack(crow, col, values, cols)
-    x = torch.randn(tokens, cols, device="cuda", generator=generator).to(dtype)
-    bias = torch.randn(rows, device="cuda", generator=generator).to(dtype)
-    full = torch.randn(rows, cols, device="cuda", generator=generator).to(dtype)
-    linear = torch.ops.bsr.linear_packed
-    check(linear(x, packed, meta), x, dense, dtype)
-    times = time_in_turn({
-        "bsr": lambda: linear(x, packed, meta),
-        "dense": lambda: F.linear(x, full),
-        "relu": lambda: linear(x, packed, meta, bias, RELU),
-        "densified": lambda: F.linear(x, dense),
-        "gelu": lambda: linear(x, packed, meta, bias, GELU),
-        "silu": lambda: linear(x, packed, meta, bias, SILU),
-    }, repeats)
-    useful = 2 * values.numel() * tokens
-    return {
-        "case": name, "dtype": str(dtype), "rows": rows, "cols": cols, "tokens": tokens,
-        "block": [block_rows, block_cols], "stored_blocks": len(col),
-        "useful_tflops": useful / times["bsr"][0] / 1e6,
-        "dense_tflops": 2 * rows * cols * tokens / times["dense"][0] / 1e6,
-        "speed_up": times["dense"][0] / times["bsr"][0],
-        "us_median_min_max": times,
-    }
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--library", required=True, help="libdjlbsr.so")
-    parser.add_argument("--json", help="write the results there")
-    parser.add_argument("--case", nargs="*", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--repeats", type=int, default=25)
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--library", help="libdjlbsr.so")
+    source.add_argument("--from", dest="results", type=pathlib.Path,
+                        help="results of an earlier run: print its tables, draw its pictures")
+    parser.add_argument("--json", type=pathlib.Path, help="write the results there")
+    parser.add_argument("--pictures", type=pathlib.Path, help="draw SVG pictures into that folder")
+    parser.add_argument("--seconds", type=float, default=280, help="for the whole run")
+    parser.add_argument("--group-seconds", type=float, default=0.08,
+                        help="of timing for candidates that take turns")
+    parser.add_argument("--suites", nargs="+", default=list(plan.SUITES), choices=list(plan.SUITES))
     args = parser.parse_args()
-    torch.ops.load_library(args.library)
+    if args.results:
+        result = json.loads(args.results.read_text(encoding="utf-8"))
+    else:
+        from gpu import run
 
-    machine = {
-        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__,
-        "cuda": torch.version.cuda, "python": platform.python_version(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
-    }
-    print(f"{machine['gpu']}, PyTorch {machine['torch']}, {machine['date']}")
-    print(f"{'case':32} {'bsr us':>8} {'useful':>7} {'cuBLAS us':>9} {'TFLOP/s':>7} {'speed-up':>8} "
-          f"{'densified':>9} {'relu':>6} {'gelu':>6} {'silu':>6}")
-    results = []
-    for name in args.case:
-        result = run(name, CASES[name], args.repeats)
-        results.append(result)
-        us = {key: value[0] for key, value in result["us_median_min_max"].items()}
-        ratio = lambda key: f"{us[key] / us['bsr']:6.2f}"
-        print(f"{name:32} {us['bsr']:8.1f} {result['useful_tflops']:7.1f} {us['dense']:9.1f} "
-              f"{result['dense_tflops']:7.1f} {result['speed_up']:8.2f} {us['densified']:9.1f} "
-              f"{ratio('relu')} {ratio('gelu')} {ratio('silu')}", flush=True)
+        result = run.run(args.library, args.suites, args.seconds, args.group_seconds,
+                         lambda line: print(line, file=sys.stderr, flush=True))
     if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine, "results": results}, file, indent=1)
-            file.write("\n")
+        write_json(result, args.json)
+    if args.pictures:
+        from gpu import pictures
+
+        pictures.draw(result, args.pictures)
+    print(report.markdown(result))
+    return 1 if result["wrong_cases"] or result["failures"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
