@@ -389,8 +389,9 @@ public final class BsrMatrix {
     }
 
     /**
-     * Two matrices are equal if their structures are and each value has the same bits: 0 and -0
-     * differ, NaN equals NaN.
+     * Two matrices are equal if their structures are and each value equals the other as {@link
+     * Float#equals} compares: 0 and -0 differ, and every NaN equals every other, whatever its
+     * payload.
      */
     @Override
     public boolean equals(Object other) {

@@ -11,11 +11,13 @@ import ai.djl.nn.Parameter;
 import ai.djl.nn.core.Linear;
 import io.djlbsr.BsrMatrix;
 import io.djlbsr.BsrStructure;
+import io.djlbsr.operator.CostEstimate;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.IdentityHashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.Objects;
 import java.util.Optional;
 import java.util.Set;
@@ -31,6 +33,10 @@ import java.util.function.Predicate;
  * the lists, maps and arrays in them. A layer that a lambda or another object holds besides is not
  * found there; using it fails after the swap, because its arrays are closed. {@code
  * Blocks.describe} goes on printing the key of a child, such as {@code Linear}.
+ *
+ * <p>A following activation is not fused: DJL's activation blocks are lambdas, which do not tell
+ * what they compute, and the code of other blocks cannot be read. Build such layers with {@code
+ * optActivation}.
  */
 public final class BsrConverter {
 
@@ -39,6 +45,7 @@ public final class BsrConverter {
     private final BlockPruner pruner;
     private final ConversionPolicy policy;
     private final boolean keepDense;
+    private final List<Long> tokens;
 
     private BsrConverter(Builder builder) {
         blockShapes = List.copyOf(builder.blockShapes);
@@ -46,6 +53,7 @@ public final class BsrConverter {
         pruner = builder.pruner;
         policy = builder.policy;
         keepDense = builder.keepDense;
+        tokens = List.copyOf(builder.tokens);
     }
 
     /**
@@ -145,7 +153,8 @@ public final class BsrConverter {
                                                     shape[1],
                                                     Double.NaN,
                                                     0,
-                                                    0)));
+                                                    0,
+                                                    Map.of())));
         }
         return new ConversionReport(entries, found.getOpaqueBlocks());
     }
@@ -239,6 +248,14 @@ public final class BsrConverter {
     }
 
     private ConversionReport.Entry swap(LinearSites.Site site, BsrLinear layer) {
+        Map<Long, CostEstimate> estimates;
+        try {
+            // Packs the weight, which may fail: before the model holds the layer.
+            estimates = layer.estimates(tokens);
+        } catch (RuntimeException e) {
+            layer.clear();
+            throw e;
+        }
         Optional<String> failure = replace(site, layer);
         if (failure.isPresent()) {
             layer.clear();
@@ -256,7 +273,8 @@ public final class BsrConverter {
                 structure.getDensity(),
                 weight.size() * elementBytes,
                 weightOf(layer).getArray().size() * elementBytes
-                        + indices * DataType.INT32.getNumOfBytes());
+                        + indices * DataType.INT32.getNumOfBytes(),
+                estimates);
     }
 
     private static Optional<String> replace(LinearSites.Site site, BsrLinear layer) {
@@ -275,9 +293,19 @@ public final class BsrConverter {
             int blockCols,
             double density,
             long bytesBefore,
-            long bytesAfter) {
+            long bytesAfter,
+            Map<Long, CostEstimate> estimates) {
         return new ConversionReport.Entry(
-                site.name, shape, true, "", blockRows, blockCols, density, bytesBefore, bytesAfter);
+                site.name,
+                shape,
+                true,
+                "",
+                blockRows,
+                blockCols,
+                density,
+                bytesBefore,
+                bytesAfter,
+                estimates);
     }
 
     private static ConversionReport.Entry left(LinearSites.Site site, String reason) {
@@ -288,7 +316,7 @@ public final class BsrConverter {
             bytes = array.size() * array.getDataType().getNumOfBytes();
         }
         return new ConversionReport.Entry(
-                site.name, weight.getShape(), false, reason, 0, 0, 1, bytes, bytes);
+                site.name, weight.getShape(), false, reason, 0, 0, 1, bytes, bytes, Map.of());
     }
 
     /** Builds a {@link BsrConverter}. */
@@ -300,6 +328,7 @@ public final class BsrConverter {
         private ConversionPolicy policy =
                 ConversionPolicy.maxDensity(ConversionPolicy.DEFAULT_MAX_DENSITY);
         private boolean keepDense;
+        private final List<Long> tokens = new ArrayList<>();
 
         private Builder() {}
 
@@ -370,6 +399,25 @@ public final class BsrConverter {
          */
         public Builder optKeepDense(boolean keepDense) {
             this.keepDense = keepDense;
+            return this;
+        }
+
+        /**
+         * Adds numbers of tokens, products of an input's leading dimensions, for which the report
+         * predicts what {@link BsrExecution#AUTO} runs. Each swapped layer is then packed at once
+         * and not with its first call.
+         *
+         * @param tokens the numbers
+         * @return this builder
+         * @throws IllegalArgumentException if a number is less than 1
+         */
+        public Builder optTokens(long... tokens) {
+            for (long count : tokens) {
+                if (count < 1) {
+                    throw new IllegalArgumentException("tokens is " + count + "; use 1 or more");
+                }
+                this.tokens.add(count);
+            }
             return this;
         }
 

@@ -16,12 +16,19 @@ import ai.djl.util.PairList;
 import io.djlbsr.BsrMatrix;
 import io.djlbsr.BsrStructure;
 import io.djlbsr.operator.BsrOperators;
+import io.djlbsr.operator.BsrWeightFormat;
+import io.djlbsr.operator.CostEstimate;
 import io.djlbsr.operator.ReferenceBsrOperator;
 import java.io.DataInputStream;
 import java.io.DataOutputStream;
 import java.io.IOException;
 import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
 import java.util.Objects;
+import java.util.Optional;
+import java.util.TreeMap;
 
 /**
  * A drop-in for {@link Linear} whose weight is block-sparse: {@code y = act(x · Wᵀ + bias)}.
@@ -35,7 +42,8 @@ import java.util.Objects;
  *
  * <p>The positions of the blocks are fixed and are saved with the parameters. Inference takes the
  * fastest operator that {@link BsrOperators} finds for the device and data type, and packs the
- * weight for it on first use; any number of threads may run it at once. Training uses
+ * weight for it on first use; any number of threads may run it at once. Where a dense product is
+ * predicted to be faster it runs that one, as {@link BsrExecution} tells. Training uses
  * differentiable NDArray operations.
  *
  * <p>{@link #loadParameters} reads a file of this block or of a {@link Linear}. The file of this
@@ -50,8 +58,10 @@ public class BsrLinear extends Linear {
     private final Parameter bias;
     private final PackedWeights inferenceWeights;
     private final PackedWeights trainingWeights;
+    private final BsrWeightFormat weightFormat;
 
     private final SpecHistory specs;
+    private volatile BsrExecution execution;
     private Shape leadingShape;
     private BsrMatrix initialMatrix;
     private double[] initialBias;
@@ -70,14 +80,22 @@ public class BsrLinear extends Linear {
         specs = new SpecHistory(weight, bias, builder.spec);
         initialMatrix = builder.matrix;
         initialBias = builder.initialBias;
+        execution = BsrExecution.override().orElse(builder.execution);
         inferenceWeights =
                 new PackedWeights(
                         values ->
                                 BsrOperators.select(
                                         values.getManager(),
                                         values.getDevice(),
-                                        values.getDataType()));
-        trainingWeights = new PackedWeights(values -> BsrOperators.reference());
+                                        values.getDataType()),
+                        () -> execution,
+                        builder.weightFormat);
+        trainingWeights =
+                new PackedWeights(
+                        values -> BsrOperators.reference(),
+                        () -> BsrExecution.BSR,
+                        BsrWeightFormat.AS_GIVEN);
+        weightFormat = builder.weightFormat;
     }
 
     /**
@@ -132,8 +150,11 @@ public class BsrLinear extends Linear {
      * @throws IllegalStateException if this layer has no arrays
      */
     public Linear toLinear(NDManager manager) {
-        DenseLinears.weightOf(this);
-        return DenseLinears.toDense(this, manager);
+        return specs.read(
+                () -> {
+                    DenseLinears.weightOf(this);
+                    return DenseLinears.toDense(this, manager);
+                });
     }
 
     /**
@@ -157,12 +178,70 @@ public class BsrLinear extends Linear {
     }
 
     /**
+     * Returns how inference keeps the weight.
+     *
+     * @return the format
+     */
+    public BsrWeightFormat getWeightFormat() {
+        return weightFormat;
+    }
+
+    /**
+     * Returns how inference calls are computed.
+     *
+     * @return {@link BsrExecution#AUTO} unless it was set otherwise
+     */
+    public BsrExecution getExecution() {
+        return execution;
+    }
+
+    /**
+     * Sets how inference calls are computed from now on. It is not saved with the parameters. An
+     * override for all layers, see {@link BsrExecution}, prevails.
+     *
+     * @param execution how
+     */
+    public void setExecution(BsrExecution execution) {
+        Objects.requireNonNull(execution, "execution is null; use BsrExecution.AUTO");
+        this.execution = BsrExecution.override().orElse(execution);
+    }
+
+    /**
+     * Predicts the time of an inference call on the device of the weight's array, which it packs if
+     * no call did so yet.
+     *
+     * @param tokens the product of the input's leading dimensions
+     * @return the prediction, or empty if the operator has no model of its times
+     * @throws IllegalStateException if the layer has no arrays
+     * @throws IllegalArgumentException if {@code tokens} is negative
+     */
+    public Optional<CostEstimate> estimate(long tokens) {
+        return specs.read(
+                () ->
+                        inferenceWeights.estimate(
+                                DenseLinears.weightOf(this), specs.current(), tokens));
+    }
+
+    /** Predicts calls with several numbers of tokens; those without a prediction are left out. */
+    final Map<Long, CostEstimate> estimates(List<Long> tokens) {
+        Map<Long, CostEstimate> estimates = new TreeMap<>();
+        for (long count : tokens) {
+            estimate(count).ifPresent(estimate -> estimates.put(count, estimate));
+        }
+        return Collections.unmodifiableMap(estimates);
+    }
+
+    /**
      * Returns the current weight.
      *
      * @return a copy of the weight, rounded to float where it is FLOAT64
      * @throws IllegalStateException if the layer has no values yet
      */
     public BsrMatrix getMatrix() {
+        return specs.read(this::currentMatrix);
+    }
+
+    private BsrMatrix currentMatrix() {
         if (!weight.isInitialized() && initialMatrix != null) {
             return initialMatrix;
         }
@@ -176,7 +255,8 @@ public class BsrLinear extends Linear {
     }
 
     /**
-     * Returns the memory that the packed forms of the weight take, beside the parameter itself.
+     * Returns the memory that the packed and densified forms of the weight take, beside the
+     * parameter itself.
      *
      * @return the size in bytes, over all devices
      */
@@ -276,10 +356,14 @@ public class BsrLinear extends Linear {
     /** {@inheritDoc} */
     @Override
     public void saveParameters(DataOutputStream os) throws IOException {
-        DenseLinears.weightOf(this);
-        os.write(version);
-        saveMetadata(os);
-        BsrLinearFormat.writeParameters(os, weight, bias);
+        specs.read(
+                () -> {
+                    DenseLinears.weightOf(this);
+                    os.write(version);
+                    saveMetadata(os);
+                    BsrLinearFormat.writeParameters(os, weight, bias);
+                    return null;
+                });
     }
 
     /** {@inheritDoc} */
@@ -345,6 +429,8 @@ public class BsrLinear extends Linear {
         private int blockCols;
         private double[] initialBias;
         private BsrActivation activation = BsrActivation.NONE;
+        private BsrWeightFormat weightFormat = BsrWeightFormat.AS_GIVEN;
+        private BsrExecution execution = BsrExecution.AUTO;
         private BsrLinearSpec spec;
 
         /** Constructs a builder. */
@@ -450,6 +536,35 @@ public class BsrLinear extends Linear {
          */
         public Builder optActivation(BsrActivation activation) {
             this.activation = activation;
+            return this;
+        }
+
+        /**
+         * Sets how inference keeps the weight; as given by default.
+         *
+         * <p>The parameter, training and the saved file are not touched by it, and a layer keeps
+         * its own format when it loads parameters. {@link BsrExecution#AUTO} never runs another
+         * format dense. Inference throws an {@link UnsupportedOperationException} where no operator
+         * has the format for the input's device and data type.
+         *
+         * @param format the format
+         * @return this builder
+         */
+        public Builder optWeightFormat(BsrWeightFormat format) {
+            this.weightFormat =
+                    Objects.requireNonNull(format, "format is null; use BsrWeightFormat.AS_GIVEN");
+            return this;
+        }
+
+        /**
+         * Sets how inference calls are computed; {@link BsrExecution#AUTO} by default.
+         *
+         * @param execution how
+         * @return this builder
+         */
+        public Builder optExecution(BsrExecution execution) {
+            this.execution =
+                    Objects.requireNonNull(execution, "execution is null; use BsrExecution.AUTO");
             return this;
         }
 

@@ -6,9 +6,14 @@ package io.djlbsr.nn;
 import ai.djl.nn.core.Linear;
 import io.djlbsr.BsrMatrix;
 import io.djlbsr.BsrStructure;
+import io.djlbsr.operator.CostEstimate;
+import java.util.Comparator;
+import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.Optional;
 import java.util.regex.Pattern;
+import java.util.stream.LongStream;
 
 /** Selects the layers that a {@link BsrConverter} swaps. */
 @FunctionalInterface
@@ -91,6 +96,57 @@ public interface ConversionPolicy {
                     ? Optional.empty()
                     : Optional.of("the block shape is not " + blockRows + "x" + blockCols);
         };
+    }
+
+    /**
+     * Swaps the layers for which {@link BsrExecution#AUTO} would run block-sparse for one of some
+     * numbers of tokens at least, as predicted for the device and data type of the layer's arrays.
+     * Layers whose operator has no model of its times are swapped.
+     *
+     * @param tokens the numbers of tokens that the model will see; the powers of four from 1 to
+     *     65536 if there are none
+     * @return the policy
+     * @throws IllegalArgumentException if a number is less than 1
+     */
+    static ConversionPolicy whereFaster(long... tokens) {
+        List<Long> counts =
+                tokens.length == 0
+                        ? LongStream.iterate(1, t -> t <= BsrExecution.MAX_TOKENS, t -> 4 * t)
+                                .boxed()
+                                .toList()
+                        : LongStream.of(tokens).boxed().toList();
+        for (long count : counts) {
+            if (count < 1) {
+                throw new IllegalArgumentException("tokens is " + count + "; use 1 or more");
+            }
+        }
+        return (name, linear, candidate) -> {
+            Map<Long, CostEstimate> estimates = estimates(linear, candidate, counts);
+            CostEstimate best =
+                    estimates.values().stream()
+                            .max(Comparator.comparingDouble(CostEstimate::speedUp))
+                            .orElse(null);
+            if (best == null || estimates.values().stream().anyMatch(e -> !e.denseFaster())) {
+                return Optional.empty();
+            }
+            return Optional.of(
+                    String.format(
+                            Locale.ROOT,
+                            "dense is predicted to be faster for %s tokens, %.2f times at least;"
+                                    + " prune more of the weight or use another block shape",
+                            counts,
+                            1 / best.speedUp()));
+        };
+    }
+
+    private static Map<Long, CostEstimate> estimates(
+            Linear linear, BsrMatrix candidate, List<Long> counts) {
+        BsrLinear layer = BsrLinear.fromLinear(linear, candidate);
+        try {
+            return layer.estimates(counts);
+        } finally {
+            layer.clear();
+        }
     }
 
     /**

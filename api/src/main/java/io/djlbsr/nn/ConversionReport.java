@@ -4,8 +4,13 @@
 package io.djlbsr.nn;
 
 import ai.djl.ndarray.types.Shape;
+import io.djlbsr.operator.CostEstimate;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
+import java.util.SortedSet;
+import java.util.TreeSet;
+import java.util.function.Function;
 
 /** What a {@link BsrConverter} did with each layer of a block. */
 public final class ConversionReport {
@@ -64,14 +69,19 @@ public final class ConversionReport {
         return entries.stream().mapToLong(Entry::bytesAfter).sum();
     }
 
-    /** Returns the report as a table. */
+    /**
+     * Returns the report as a table. With predictions, a column a number of tokens tells what runs
+     * and how many times as fast as dense block-sparse is.
+     */
     @Override
     public String toString() {
+        SortedSet<Long> tokens = new TreeSet<>();
+        entries.forEach(entry -> tokens.addAll(entry.estimates().keySet()));
         int width = 5;
         for (Entry entry : entries) {
             width = Math.max(width, entry.name().length());
         }
-        String format = "%-" + width + "s  %-14s  %-8s  %7s  %12s  %12s  %s%n";
+        String format = "%-" + width + "s  %-14s  %-8s  %7s  %12s  %12s  %s%s%n";
         StringBuilder table = new StringBuilder();
         table.append(
                 String.format(
@@ -83,6 +93,7 @@ public final class ConversionReport {
                         "density",
                         "bytes before",
                         "bytes after",
+                        columns(tokens, count -> "T=" + count),
                         "result"));
         for (Entry entry : entries) {
             table.append(
@@ -97,6 +108,7 @@ public final class ConversionReport {
                                     : "-",
                             entry.bytesBefore(),
                             entry.bytesAfter(),
+                            columns(tokens, count -> cell(entry.estimates().get(count))),
                             entry.swapped() ? "swapped" : "left: " + entry.reason()));
         }
         table.append(
@@ -113,6 +125,22 @@ public final class ConversionReport {
         return table.toString();
     }
 
+    private static String columns(SortedSet<Long> tokens, Function<Long, String> cell) {
+        StringBuilder columns = new StringBuilder();
+        for (long count : tokens) {
+            columns.append(String.format(Locale.ROOT, "%-12s  ", cell.apply(count)));
+        }
+        return columns.toString();
+    }
+
+    private static String cell(CostEstimate estimate) {
+        if (estimate == null) {
+            return "-";
+        }
+        String side = estimate.denseFaster() ? "dense" : "BSR";
+        return String.format(Locale.ROOT, "%s %.2fx", side, estimate.speedUp());
+    }
+
     /**
      * What was done with a layer.
      *
@@ -127,6 +155,8 @@ public final class ConversionReport {
      *     that the block loads next decides
      * @param bytesBefore the size of the weight before
      * @param bytesAfter the size of the weight and its indices after
+     * @param estimates the predicted times of a swapped layer, by number of tokens; empty unless
+     *     the converter was asked for them and the operator has a model
      */
     public record Entry(
             String name,
@@ -137,5 +167,6 @@ public final class ConversionReport {
             int blockCols,
             double density,
             long bytesBefore,
-            long bytesAfter) {}
+            long bytesAfter,
+            Map<Long, CostEstimate> estimates) {}
 }

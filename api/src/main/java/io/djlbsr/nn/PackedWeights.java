@@ -5,11 +5,15 @@ package io.djlbsr.nn;
 
 import ai.djl.ndarray.NDArray;
 import io.djlbsr.operator.BsrOperator;
+import io.djlbsr.operator.BsrWeightFormat;
+import io.djlbsr.operator.CostEstimate;
 import io.djlbsr.operator.PackedBsrWeight;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.concurrent.atomic.AtomicInteger;
+import java.util.Optional;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.Function;
+import java.util.function.Supplier;
 import java.util.function.UnaryOperator;
 
 /**
@@ -23,29 +27,47 @@ import java.util.function.UnaryOperator;
 final class PackedWeights {
 
     private final Function<NDArray, BsrOperator> operators;
-    private volatile Entry[] entries = {};
+    private final Supplier<BsrExecution> execution;
+    private final BsrWeightFormat format;
+    private final AtomicBoolean told = new AtomicBoolean();
+    private volatile PackedEntry[] entries = {};
 
     /**
      * Makes an empty cache.
      *
      * @param operators selects the operator for values
+     * @param execution tells how calls are computed
+     * @param format how the packed forms keep the values
      */
-    PackedWeights(Function<NDArray, BsrOperator> operators) {
+    PackedWeights(
+            Function<NDArray, BsrOperator> operators,
+            Supplier<BsrExecution> execution,
+            BsrWeightFormat format) {
         this.operators = operators;
+        this.execution = execution;
+        this.format = format;
     }
 
     /**
-     * Applies the packed form of {@code values}, which it makes if there is no current one.
+     * Applies the packed form of {@code values}, which it makes if there is no current one, or the
+     * densified form where {@code execution} says so.
      *
      * @param spec what belongs to the values, the same at each call with them
      */
     NDArray linear(NDArray values, BsrLinearSpec spec, NDArray input, NDArray bias) {
-        Entry entry = acquireCurrent(values);
-        if (entry == null) {
-            entry = pack(values, spec);
-        }
+        PackedEntry entry = acquire(values, spec);
         try {
-            return entry.packed.linear(input, bias, spec.activation());
+            return entry.linear(input, bias, execution.get());
+        } finally {
+            entry.release();
+        }
+    }
+
+    /** Predicts a call; empty where the operator has no model. */
+    Optional<CostEstimate> estimate(NDArray values, BsrLinearSpec spec, long tokens) {
+        PackedEntry entry = acquire(values, spec);
+        try {
+            return entry.estimate(tokens);
         } finally {
             entry.release();
         }
@@ -56,13 +78,13 @@ final class PackedWeights {
         replace(kept -> List.of());
     }
 
-    /** Returns the bytes that all packed forms take. */
+    /** Returns the bytes that all packed and densified forms take. */
     long getPackedBytes() {
         long bytes = 0;
-        for (Entry entry : entries) {
+        for (PackedEntry entry : entries) {
             if (entry.acquire()) {
                 try {
-                    bytes += entry.packed.isReleased() ? 0 : entry.packed.getPackedBytes();
+                    bytes += entry.bytes();
                 } finally {
                     entry.release();
                 }
@@ -71,10 +93,15 @@ final class PackedWeights {
         return bytes;
     }
 
-    private Entry acquireCurrent(NDArray values) {
-        for (Entry entry : entries) {
+    private PackedEntry acquire(NDArray values, BsrLinearSpec spec) {
+        PackedEntry entry = acquireCurrent(values);
+        return entry == null ? pack(values, spec) : entry;
+    }
+
+    private PackedEntry acquireCurrent(NDArray values) {
+        for (PackedEntry entry : entries) {
             if (entry.values == values && entry.acquire()) {
-                if (!entry.packed.isReleased() && entry.packed.isCurrent(values)) {
+                if (entry.isCurrent()) {
                     return entry;
                 }
                 entry.release();
@@ -83,14 +110,14 @@ final class PackedWeights {
         return null;
     }
 
-    private synchronized Entry pack(NDArray values, BsrLinearSpec spec) {
-        Entry current = acquireCurrent(values);
+    private synchronized PackedEntry pack(NDArray values, BsrLinearSpec spec) {
+        PackedEntry current = acquireCurrent(values);
         if (current != null) {
             return current;
         }
         PackedBsrWeight packed =
-                operators.apply(values).pack(values.getManager(), spec.structure(), values);
-        Entry added = new Entry(values, packed);
+                operators.apply(values).pack(values.getManager(), spec.structure(), values, format);
+        PackedEntry added = new PackedEntry(values, spec, packed, told);
         added.acquire();
         replace(
                 kept -> {
@@ -101,45 +128,15 @@ final class PackedWeights {
         return added;
     }
 
-    private void replace(UnaryOperator<List<Entry>> change) {
-        Entry[] old = entries;
-        List<Entry> kept = new ArrayList<>(List.of(old));
+    private void replace(UnaryOperator<List<PackedEntry>> change) {
+        PackedEntry[] old = entries;
+        List<PackedEntry> kept = new ArrayList<>(List.of(old));
         kept.removeIf(entry -> entry.values.isReleased());
         kept = change.apply(kept);
-        entries = kept.toArray(new Entry[0]);
-        for (Entry entry : old) {
+        entries = kept.toArray(new PackedEntry[0]);
+        for (PackedEntry entry : old) {
             if (!kept.contains(entry)) {
                 entry.release();
-            }
-        }
-    }
-
-    /** A packed weight and the number of its users, of which the snapshot is one. */
-    private static final class Entry {
-        final NDArray values;
-        final PackedBsrWeight packed;
-        private final AtomicInteger users = new AtomicInteger(1);
-
-        Entry(NDArray values, PackedBsrWeight packed) {
-            this.values = values;
-            this.packed = packed;
-        }
-
-        /** Returns false if the packed weight was freed. */
-        boolean acquire() {
-            int count = users.get();
-            while (count > 0) {
-                if (users.compareAndSet(count, count + 1)) {
-                    return true;
-                }
-                count = users.get();
-            }
-            return false;
-        }
-
-        void release() {
-            if (users.decrementAndGet() == 0) {
-                packed.close();
             }
         }
     }

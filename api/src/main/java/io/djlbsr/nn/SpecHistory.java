@@ -94,6 +94,22 @@ final class SpecHistory {
         }
     }
 
+    /** Reads arrays or the spec of a layer. */
+    @FunctionalInterface
+    interface Reading<R, E extends Exception> {
+        R run() throws E;
+    }
+
+    /** Reads arrays and spec while no load is under way, so that they belong together. */
+    <R, E extends Exception> R read(Reading<R, E> reading) throws E {
+        lock.readLock().lock();
+        try {
+            return reading.run();
+        } finally {
+            lock.readLock().unlock();
+        }
+    }
+
     /** Changes arrays and spec while no arguments are taken. */
     void replace(BsrLinearSpec next, ArrayChange change)
             throws IOException, MalformedModelException {

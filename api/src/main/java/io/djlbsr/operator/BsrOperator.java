@@ -54,4 +54,34 @@ public interface BsrOperator {
      * @throws UnsupportedOperationException if this operator rejects the arrays
      */
     PackedBsrWeight pack(NDManager manager, BsrStructure structure, NDArray values);
+
+    /**
+     * Validates a weight and lays it out once for {@link PackedBsrWeight#linear}, in a format of
+     * its own.
+     *
+     * <p>This implementation knows {@link BsrWeightFormat#AS_GIVEN} alone.
+     *
+     * @param manager the manager that owns the packed weight and frees it when it closes
+     * @param structure the block structure of the weight
+     * @param values the blocks, shape [nnzb, blockRows, blockCols], on the device to pack for
+     * @param format how to keep the values
+     * @return the packed weight
+     * @throws IllegalArgumentException if {@code values} does not fit {@code structure} or {@code
+     *     format}
+     * @throws UnsupportedOperationException if this operator rejects the arrays, or does not serve
+     *     the format for them
+     */
+    default PackedBsrWeight pack(
+            NDManager manager, BsrStructure structure, NDArray values, BsrWeightFormat format) {
+        if (format != BsrWeightFormat.AS_GIVEN) {
+            throw new UnsupportedOperationException(
+                    "the operator "
+                            + getName()
+                            + " keeps weights as given and does not serve "
+                            + format
+                            + "; add the artifact io.djlbsr:djl-bsr-engine and use PyTorch on the"
+                            + " CPU, or choose BsrWeightFormat.AS_GIVEN");
+        }
+        return pack(manager, structure, values);
+    }
 }

@@ -5,6 +5,7 @@ package io.djlbsr.operator;
 
 import ai.djl.ndarray.NDArray;
 import io.djlbsr.nn.BsrActivation;
+import java.util.Optional;
 
 /**
  * A block-sparse weight laid out for one operator, device and data type.
@@ -28,6 +29,31 @@ public interface PackedBsrWeight extends AutoCloseable {
     NDArray linear(NDArray input, NDArray bias, BsrActivation activation);
 
     /**
+     * Predicts how long {@link #linear} takes, and the dense product that could stand for it.
+     *
+     * @param tokens the product of the input's leading dimensions
+     * @param activation the activation
+     * @return the prediction, or empty if this operator has no model of its times, which makes it
+     *     the one that runs; so by default
+     * @throws IllegalArgumentException if {@code tokens} is negative
+     * @throws IllegalStateException if this weight is closed
+     */
+    default Optional<CostEstimate> estimate(long tokens, BsrActivation activation) {
+        return Optional.empty();
+    }
+
+    /**
+     * Applies an activation to what a dense product computed in place of {@link #linear}.
+     *
+     * @param sums a fresh result, which may be overwritten
+     * @param activation the activation
+     * @return the result, which may be {@code sums}, attached to the same manager
+     */
+    default NDArray activate(NDArray sums, BsrActivation activation) {
+        return activation.apply(sums);
+    }
+
+    /**
      * Tells whether this weight holds the present values of an array.
      *
      * @param values an array of blocks
@@ -35,6 +61,17 @@ public interface PackedBsrWeight extends AutoCloseable {
      *     in place since
      */
     boolean isCurrent(NDArray values);
+
+    /**
+     * Tells whether {@link #isCurrent} notices values that were changed in place. Where it does
+     * not, because this weight refers to the array itself, no copy of the values may be kept beside
+     * it.
+     *
+     * @return true by default
+     */
+    default boolean noticesChanges() {
+        return true;
+    }
 
     /**
      * Returns the memory that the packed form takes on its device, in bytes.

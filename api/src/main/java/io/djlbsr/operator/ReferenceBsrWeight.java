@@ -12,15 +12,12 @@ import ai.djl.ndarray.NDManager;
 import ai.djl.ndarray.index.NDIndex;
 import ai.djl.ndarray.types.DataType;
 import ai.djl.ndarray.types.Shape;
-import ai.djl.nn.Activation;
 import ai.djl.nn.core.Linear;
 import io.djlbsr.BsrStructure;
 import io.djlbsr.nn.BsrActivation;
 
 /** Refers to the values, and holds only the index that expands them. */
 final class ReferenceBsrWeight implements PackedBsrWeight {
-
-    private static final double SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
 
     private final BsrStructure structure;
     private final NDArray blockMap;
@@ -54,7 +51,7 @@ final class ReferenceBsrWeight implements PackedBsrWeight {
                 sum = linearByRows(scope, input, blocks);
                 sum = bias == null ? sum : sum.add(bias);
             }
-            return attached(input.getManager(), activate(sum, activation));
+            return attached(input.getManager(), activation.apply(sum));
         }
     }
 
@@ -155,30 +152,10 @@ final class ReferenceBsrWeight implements PackedBsrWeight {
         return Linear.linear(x, w).singletonOrThrow();
     }
 
-    private static NDArray activate(NDArray sum, BsrActivation activation) {
-        if (activation == BsrActivation.NONE) {
-            return sum;
-        }
-        if (activation == BsrActivation.RELU) {
-            return Activation.relu(sum);
-        }
-        // FLOAT16 would round, and for z³ overflow, between the steps.
-        DataType dataType = sum.getDataType();
-        NDArray z = dataType == DataType.FLOAT16 ? sum.toType(DataType.FLOAT32, false) : sum;
-        return z.mul(gate(z, activation)).toType(dataType, false);
-    }
-
-    /** What GELU and SiLU multiply {@code z} with. */
-    private static NDArray gate(NDArray z, BsrActivation activation) {
-        return switch (activation) {
-            case GELU -> z.mul(Math.sqrt(0.5)).erf().add(1).mul(0.5);
-            case GELU_TANH -> {
-                NDArray cubic = z.mul(z).mul(0.044715).add(1).mul(z);
-                yield cubic.mul(SQRT_2_OVER_PI).tanh().add(1).mul(0.5);
-            }
-            case SILU -> Activation.sigmoid(z);
-            case NONE, RELU -> throw new IllegalArgumentException(activation + " has no gate");
-        };
+    /** {@inheritDoc} */
+    @Override
+    public boolean noticesChanges() {
+        return false;
     }
 
     /** {@inheritDoc} */

@@ -5,7 +5,6 @@ package io.djlbsr.nn;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
-import static org.junit.jupiter.api.Assertions.assertSame;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -14,7 +13,6 @@ import ai.djl.ndarray.NDList;
 import ai.djl.ndarray.NDManager;
 import ai.djl.ndarray.types.DataType;
 import ai.djl.ndarray.types.Shape;
-import ai.djl.nn.AbstractBlock;
 import ai.djl.nn.Activation;
 import ai.djl.nn.Block;
 import ai.djl.nn.LambdaBlock;
@@ -23,18 +21,13 @@ import ai.djl.nn.Parameter;
 import ai.djl.nn.SequentialBlock;
 import ai.djl.nn.core.Linear;
 import ai.djl.nn.transformer.BertBlock;
-import ai.djl.nn.transformer.ScaledDotProductAttentionBlock;
 import ai.djl.nn.transformer.TransformerEncoderBlock;
 import ai.djl.training.ParameterStore;
-import ai.djl.util.PairList;
 import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
 import java.io.DataInputStream;
 import java.io.DataOutputStream;
-import java.util.AbstractList;
-import java.util.ArrayList;
 import java.util.List;
-import java.util.Map;
 import java.util.Optional;
 import java.util.Random;
 import org.junit.jupiter.api.AfterEach;
@@ -50,7 +43,7 @@ class BsrConverterTest {
         manager.close();
     }
 
-    private static BsrConverter.Builder converter(int block) {
+    static BsrConverter.Builder converter(int block) {
         return BsrConverter.builder().addBlockShape(block, block).optPolicy(ConversionPolicy.all());
     }
 
@@ -106,23 +99,6 @@ class BsrConverterTest {
         }
         // Every block is there, so only the indices are added.
         assertTrue(report.getBytesAfter() > report.getBytesBefore());
-    }
-
-    @Test
-    void reachesPrivateFields() {
-        ScaledDotProductAttentionBlock attention =
-                ScaledDotProductAttentionBlock.builder()
-                        .setEmbeddingSize(8)
-                        .setHeadCount(2)
-                        .build();
-        attention.initialize(manager, DataType.FLOAT32, new Shape(2, 3, 8));
-        Linear key = attention.getKeyProjection();
-        converter(4).build().convert(attention);
-        assertTrue(attention.getKeyProjection() instanceof BsrLinear);
-        assertSame(attention.getKeyProjection(), attention.getChildren().get(0).getValue());
-        assertFalse(
-                key.getDirectParameters().get("weight").isInitialized(),
-                "the dense weight is freed");
     }
 
     @Test
@@ -225,81 +201,7 @@ class BsrConverterTest {
         assertTrue(report.getOpaqueBlocks().get(0).contains("LambdaBlock"));
     }
 
-    /** Holds layers in every way that a block can. */
-    private static final class Holder extends AbstractBlock {
-        final Linear shared = addChildBlock("first", Linear.builder().setUnits(4).build());
-        final Linear again = addChildBlock("second", shared);
-        private Block plain = Linear.builder().setUnits(4).build();
-        private final List<Block> list = new ArrayList<>();
-        private final Linear[] array = {Linear.builder().setUnits(4).build()};
-        private final List<Linear> fixed = List.of(Linear.builder().setUnits(4).build());
-        private final Map<String, Object> map = new java.util.HashMap<>();
-        private final Custom custom = new Custom();
-
-        Holder(NDManager manager) {
-            list.add(Linear.builder().setUnits(4).build());
-            list.add(shared);
-            map.put("key", Linear.builder().setUnits(4).build());
-            for (Block block : all()) {
-                block.initialize(manager, DataType.FLOAT32, new Shape(1, 4));
-            }
-        }
-
-        List<Block> all() {
-            return List.of(
-                    shared,
-                    plain,
-                    list.get(0),
-                    array[0],
-                    fixed.get(0),
-                    custom,
-                    (Block) map.get("key"));
-        }
-
-        @Override
-        protected NDList forwardInternal(
-                ParameterStore store,
-                NDList inputs,
-                boolean training,
-                PairList<String, Object> params) {
-            return inputs;
-        }
-
-        @Override
-        public Shape[] getOutputShapes(Shape[] inputShapes) {
-            return inputShapes;
-        }
-    }
-
-    private static final class Custom extends Linear {
-        Custom() {
-            super(Linear.builder().setUnits(4));
-        }
-    }
-
-    @Test
-    void findsEveryHolderAndSaysWhatItLeaves() {
-        Holder holder = new Holder(manager);
-        ConversionReport report = converter(2).build().convert(holder);
-        assertTrue(holder.shared instanceof BsrLinear);
-        assertSame(holder.shared, holder.again);
-        assertSame(holder.shared, holder.getChildren().get(0).getValue());
-        assertSame(holder.shared, holder.getChildren().get(1).getValue());
-        assertSame(holder.shared, holder.list.get(1));
-        assertTrue(holder.plain instanceof BsrLinear);
-        assertTrue(holder.list.get(0) instanceof BsrLinear);
-        assertTrue(holder.array[0] instanceof BsrLinear);
-        assertTrue(holder.map.get("key") instanceof BsrLinear);
-        assertEquals(Linear.class, holder.fixed.get(0).getClass());
-        assertTrue(holder.fixed.get(0).isInitialized(), "a layer that was left keeps its arrays");
-        assertEquals(5, report.getSwappedCount(), report::toString);
-        assertEquals(7, report.getEntries().size(), report::toString);
-        assertReason(report, "fixed_0", "cannot be set");
-        assertReason(report, "custom", "subclass");
-        assertEquals("01first", report.getEntries().get(0).name());
-    }
-
-    private static void assertReason(ConversionReport report, String name, String reason) {
+    static void assertReason(ConversionReport report, String name, String reason) {
         for (ConversionReport.Entry entry : report.getEntries()) {
             if (entry.name().equals(name)) {
                 assertFalse(entry.swapped());
@@ -407,63 +309,6 @@ class BsrConverterTest {
         assertReason(report, "02Linear", "no opinion");
         assertReason(report, "03Linear", "rejected");
         LinearOracle.assertClose(expected, forward(root, new NDList(x)).get(0), 1e-4);
-    }
-
-    /** Its list takes no block-sparse layer. */
-    private static final class Picky extends AbstractBlock {
-        private final Linear field = addChildBlock("child", Linear.builder().setUnits(4).build());
-        private final List<Linear> list =
-                new AbstractList<>() {
-                    @Override
-                    public Linear get(int index) {
-                        return field;
-                    }
-
-                    @Override
-                    public Linear set(int index, Linear layer) {
-                        if (layer instanceof BsrLinear) {
-                            throw new IllegalArgumentException("dense layers only");
-                        }
-                        return layer;
-                    }
-
-                    @Override
-                    public int size() {
-                        return 1;
-                    }
-                };
-
-        @Override
-        protected NDList forwardInternal(
-                ParameterStore store,
-                NDList inputs,
-                boolean training,
-                PairList<String, Object> params) {
-            return list.get(0).forward(store, inputs, training);
-        }
-
-        @Override
-        public Shape[] getOutputShapes(Shape[] inputShapes) {
-            return inputShapes;
-        }
-
-        @Override
-        protected void initializeChildBlocks(
-                NDManager manager, DataType dataType, Shape... inputShapes) {
-            field.initialize(manager, dataType, inputShapes);
-        }
-    }
-
-    @Test
-    void aLayerThatOneHolderKeepsStaysInAll() {
-        Picky root = new Picky();
-        root.initialize(manager, DataType.FLOAT32, new Shape(1, 4));
-        Linear linear = root.field;
-        ConversionReport report = converter(2).build().convert(root);
-        assertReason(report, "01child", "dense layers only");
-        assertSame(linear, root.getChildren().get(0).getValue());
-        assertSame(linear, root.field);
-        assertTrue(linear.getDirectParameters().get("weight").isInitialized());
     }
 
     @Test

@@ -16,11 +16,13 @@ import ai.djl.ndarray.types.Shape;
 import io.djlbsr.BsrMatrix;
 import io.djlbsr.BsrStructure;
 import io.djlbsr.operator.BsrOperator;
+import io.djlbsr.operator.BsrWeightFormat;
 import io.djlbsr.operator.PackedBsrWeight;
 import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
 import java.io.DataInputStream;
 import java.io.DataOutputStream;
+import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -50,7 +52,9 @@ class PackedWeightsTest {
                     BsrStructure.of(4, 4, 2, 2, new int[] {0, 1, 2}, new int[] {0, 1}),
                     4,
                     BsrActivation.NONE);
-    private final PackedWeights weights = new PackedWeights(values -> operator);
+    private final PackedWeights weights =
+            new PackedWeights(
+                    values -> operator, () -> BsrExecution.AUTO, BsrWeightFormat.AS_GIVEN);
 
     @AfterEach
     void close() {
@@ -201,7 +205,9 @@ class PackedWeightsTest {
                                 throw new UnsupportedOperationException("no operator");
                             }
                             return operator;
-                        });
+                        },
+                        () -> BsrExecution.AUTO,
+                        BsrWeightFormat.AS_GIVEN);
         NDArray a = array(1);
         assertThrows(UnsupportedOperationException.class, () -> failing.linear(a, spec, a, null));
         fail.set(false);
@@ -304,6 +310,85 @@ class PackedWeightsTest {
             stop.set(true);
             pool.shutdownNow();
         }
+    }
+
+    @Test
+    void readersSeeOneLoadOrAnother() throws Exception {
+        Random random = new Random(2);
+        List<byte[]> files = new ArrayList<>();
+        List<BsrMatrix> matrices = new ArrayList<>();
+        BsrLinear layer = null;
+        for (int i = 0; i < 2; i++) {
+            // Of equal size, so that values would fit the other structure.
+            BsrMatrix w =
+                    BlockPruner.builder()
+                            .setBlockShape(8, 8)
+                            .setDensity(0.5)
+                            .optBalanced(true)
+                            .build()
+                            .prune(LinearOracle.normal(random, 32 * 48), 32, 48);
+            matrices.add(w);
+            layer = BsrLinear.builder().setMatrix(w).optBias(false).build();
+            layer.initialize(manager, DataType.FLOAT32, new Shape(1, 48));
+            files.add(save(layer));
+        }
+        BsrLinear shared = layer;
+        AtomicBoolean stop = new AtomicBoolean();
+        ExecutorService pool = Executors.newFixedThreadPool(3);
+        try {
+            List<Future<?>> results = new ArrayList<>();
+            results.add(
+                    pool.submit(
+                            () -> {
+                                while (!stop.get()) {
+                                    byte[] file = save(shared);
+                                    assertTrue(
+                                            files.stream().anyMatch(f -> Arrays.equals(f, file)),
+                                            "a file of two loads");
+                                }
+                                return null;
+                            }));
+            results.add(
+                    pool.submit(
+                            () -> {
+                                while (!stop.get()) {
+                                    assertTrue(
+                                            matrices.contains(shared.getMatrix()),
+                                            "a matrix of two loads");
+                                }
+                            }));
+            results.add(
+                    pool.submit(
+                            () -> {
+                                while (!stop.get()) {
+                                    try (NDManager own = manager.newSubManager()) {
+                                        NDArray weight =
+                                                LinearOracle.array(shared.toLinear(own), "weight");
+                                        BsrMatrix dense = BsrMatrix.fromDense(weight, 8, 8, 0);
+                                        assertTrue(
+                                                matrices.contains(dense),
+                                                "a dense layer of two loads");
+                                    }
+                                }
+                            }));
+            for (int i = 0; i < 200; i++) {
+                byte[] file = files.get(i % files.size());
+                shared.loadParameters(manager, new DataInputStream(new ByteArrayInputStream(file)));
+            }
+            stop.set(true);
+            for (Future<?> result : results) {
+                result.get(60, TimeUnit.SECONDS);
+            }
+        } finally {
+            stop.set(true);
+            pool.shutdownNow();
+        }
+    }
+
+    private static byte[] save(BsrLinear layer) throws IOException {
+        ByteArrayOutputStream bytes = new ByteArrayOutputStream();
+        layer.saveParameters(new DataOutputStream(bytes));
+        return bytes.toByteArray();
     }
 
     private float[] forward(BsrLinear layer, NDArray x) {

@@ -78,6 +78,7 @@ public final class BsrDebug {
         unavailable.ifPresent(reason -> lines.add("not usable: " + reason));
         if (NativeLibrary.getPath().isPresent()) {
             lines.addAll(DjlBsr.djlbsr_capabilities().lines().toList());
+            lines.add("cpu profiles: " + CpuProfiles.describe());
         }
         lines.add("");
         lines.add("----------- loaded libraries ----------");

@@ -13,6 +13,7 @@ import ai.djl.training.GradientCollector;
 import ai.djl.training.ParameterServer;
 import ai.djl.training.optimizer.Optimizer;
 import io.djlbsr.jni.NativeLibrary;
+import io.djlbsr.jni.global.DjlBsr;
 
 /**
  * The engine {@code BSR}: DJL's PyTorch engine in a process where the native operator is loaded and
@@ -56,6 +57,31 @@ public final class BsrEngine extends Engine {
             instance = new BsrEngine(pytorch);
         }
         return instance;
+    }
+
+    /**
+     * Allows or forbids the accuracy of TF32 for FLOAT32 weights on GPUs, for the whole process and
+     * from the next product on. Allowed, a product may have errors up to 2<sup>-10</sup> where that
+     * is faster (up to 2<sup>-15</sup> on Hopper GPUs); forbidden, errors are those of FLOAT32. It
+     * is forbidden at first, unless the environment variable {@code DJLBSR_ALLOW_TF32} is 1.
+     *
+     * @param allowed whether the accuracy of TF32 will do
+     * @throws EngineException if the native library cannot be loaded
+     */
+    public static void setTf32Allowed(boolean allowed) {
+        shared();
+        DjlBsr.djlbsr_set_allow_tf32(allowed ? 1 : 0);
+    }
+
+    /**
+     * Returns whether the accuracy of TF32 will do for FLOAT32 weights on GPUs.
+     *
+     * @return the value of the last {@link #setTf32Allowed}, or what the environment says
+     * @throws EngineException if the native library cannot be loaded
+     */
+    public static boolean isTf32Allowed() {
+        shared();
+        return DjlBsr.djlbsr_allow_tf32() != 0;
     }
 
     /** {@inheritDoc} */

@@ -49,12 +49,8 @@ final class PtArrays {
         }
     }
 
-    /**
-     * Throws if an array does not have a weight's device and data type or is not dense.
-     *
-     * @throws IllegalArgumentException with both and the remedy
-     */
-    static void requireLike(String name, NDArray array, Device device, DataType dataType) {
+    /** Throws if an array is sparse; PyTorch prints a stack trace where native code finds that. */
+    static void requireDense(String name, NDArray array) {
         if (array.getSparseFormat() != SparseFormat.DENSE) {
             throw new IllegalArgumentException(
                     name
@@ -62,6 +58,15 @@ final class PtArrays {
                             + array.getSparseFormat()
                             + "; convert it with toDense()");
         }
+    }
+
+    /**
+     * Throws if an array does not have a weight's device and data type or is not dense.
+     *
+     * @throws IllegalArgumentException with both and the remedy
+     */
+    static void requireLike(String name, NDArray array, Device device, DataType dataType) {
+        requireDense(name, array);
         if (array.getDataType() != dataType) {
             throw new IllegalArgumentException(
                     name

@@ -12,7 +12,9 @@ import ai.djl.pytorch.engine.PtNDManager;
 import io.djlbsr.BsrStructure;
 import io.djlbsr.jni.global.DjlBsr;
 import io.djlbsr.operator.BsrOperator;
+import io.djlbsr.operator.BsrWeightFormat;
 import io.djlbsr.operator.PackedBsrWeight;
+import java.util.Objects;
 import java.util.Optional;
 
 /**
@@ -88,6 +90,21 @@ public final class PtBsrOperator implements BsrOperator {
      */
     @Override
     public PackedBsrWeight pack(NDManager manager, BsrStructure structure, NDArray values) {
+        return pack(manager, structure, values, BsrWeightFormat.AS_GIVEN);
+    }
+
+    /**
+     * {@inheritDoc}
+     *
+     * <p>{@link BsrWeightFormat#INT8} is served for FLOAT32 on the CPU. As in {@link
+     * #pack(NDManager, BsrStructure, NDArray)} a child of {@code manager} owns the result.
+     *
+     * @throws IllegalStateException if {@code manager} or {@code values} is closed
+     */
+    @Override
+    public PackedBsrWeight pack(
+            NDManager manager, BsrStructure structure, NDArray values, BsrWeightFormat format) {
+        Objects.requireNonNull(format, "format is null; use BsrWeightFormat.AS_GIVEN");
         if (!manager.isOpen()) {
             throw new IllegalStateException(
                     "manager " + manager.getName() + " is closed; give pack an open one");
@@ -99,6 +116,6 @@ public final class PtBsrOperator implements BsrOperator {
                             throw new UnsupportedOperationException(
                                     "The operator " + NAME + " cannot pack values: " + reason);
                         });
-        return PtPackedBsrWeight.of((PtNDManager) manager, structure, tensor);
+        return PtPackedBsrWeight.of((PtNDManager) manager, structure, tensor, format);
     }
 }

@@ -14,10 +14,13 @@ import ai.djl.pytorch.engine.PtNDManager;
 import io.djlbsr.BsrStructure;
 import io.djlbsr.jni.global.DjlBsr;
 import io.djlbsr.nn.BsrActivation;
+import io.djlbsr.operator.BsrWeightFormat;
+import io.djlbsr.operator.CostEstimate;
 import io.djlbsr.operator.PackedBsrWeight;
 import java.lang.ref.Reference;
 import java.lang.ref.WeakReference;
 import java.util.Objects;
+import java.util.Optional;
 
 /** A packed weight in two tensors, {@code packed} and {@code meta}, of a manager of its own. */
 final class PtPackedBsrWeight implements PackedBsrWeight {
@@ -31,6 +34,7 @@ final class PtPackedBsrWeight implements PackedBsrWeight {
     private final long packedBytes;
     private final WeakReference<NDArray> source;
     private final long sourceVersion;
+    private final BsrWeightFormat format;
 
     private PtPackedBsrWeight(
             BsrStructure structure,
@@ -38,7 +42,8 @@ final class PtPackedBsrWeight implements PackedBsrWeight {
             PtNDArray packed,
             PtNDArray meta,
             PtNDArray values,
-            long version) {
+            long version,
+            BsrWeightFormat format) {
         this.structure = structure;
         this.owner = owner;
         this.packed = packed;
@@ -48,9 +53,11 @@ final class PtPackedBsrWeight implements PackedBsrWeight {
         packedBytes = packed.size();
         source = new WeakReference<>(values);
         sourceVersion = version;
+        this.format = format;
     }
 
-    static PtPackedBsrWeight of(PtNDManager manager, BsrStructure structure, PtNDArray values) {
+    static PtPackedBsrWeight of(
+            PtNDManager manager, BsrStructure structure, PtNDArray values, BsrWeightFormat format) {
         PtArrays.requireLike("values", values, values.getDevice(), values.getDataType());
         PtArrays.requireShape("values", values, valuesShape(structure));
         PtNDManager owner = manager.newSubManager(values.getDevice());
@@ -69,6 +76,7 @@ final class PtPackedBsrWeight implements PackedBsrWeight {
                                 col.getHandle(),
                                 values.getHandle(),
                                 structure.getCols(),
+                                format.code(),
                                 packed,
                                 meta));
             } finally {
@@ -80,7 +88,8 @@ final class PtPackedBsrWeight implements PackedBsrWeight {
             PtNDArray metaArray = PtArrays.adopt(owner, meta[0]);
             // A layer packs during its first call: the scope of that call must not end the weight.
             NDScope.unregister(packedArray, metaArray);
-            return new PtPackedBsrWeight(structure, owner, packedArray, metaArray, values, version);
+            return new PtPackedBsrWeight(
+                    structure, owner, packedArray, metaArray, values, version, format);
         } catch (RuntimeException e) {
             owner.close();
             throw e;
@@ -93,6 +102,7 @@ final class PtPackedBsrWeight implements PackedBsrWeight {
         requireOpen();
         Objects.requireNonNull(activation, "activation is null; use BsrActivation.NONE");
         PtNDArray x = PtArrays.require("input", input);
+        PtArrays.requireDense("input", x);
         PtNDArray b = bias == null ? null : PtArrays.require("bias", bias);
         long[] output = new long[1];
         int status;
@@ -116,6 +126,51 @@ final class PtPackedBsrWeight implements PackedBsrWeight {
             BsrNative.checkCall(status);
         }
         return PtArrays.adopt(x.getManager(), output[0]);
+    }
+
+    /** {@inheritDoc} */
+    @Override
+    public NDArray activate(NDArray sums, BsrActivation activation) {
+        PtNDArray y = PtArrays.require("sums", sums);
+        try {
+            BsrNative.checkCall(DjlBsr.djlbsr_torch_activate(y.getHandle(), activation.code()));
+        } finally {
+            Reference.reachabilityFence(y);
+        }
+        return y;
+    }
+
+    /**
+     * {@inheritDoc}
+     *
+     * <p>On the CPU it is interpolated between the times of {@link CpuProfiles}, which the first
+     * call with a data type measures where no call did so before on this machine.
+     */
+    @Override
+    public Optional<CostEstimate> estimate(long tokens, BsrActivation activation) {
+        requireOpen();
+        // int8 weights are never predicted to be slower than dense: nothing to measure for them.
+        if (!device.isGpu() && format == BsrWeightFormat.AS_GIVEN) {
+            CpuProfiles.ensure(dataType);
+        }
+        double[] bsrSeconds = new double[1];
+        double[] denseSeconds = new double[1];
+        int[] dense = new int[1];
+        try {
+            BsrNative.checkCall(
+                    DjlBsr.djlbsr_torch_predict(
+                            packed.getHandle(),
+                            meta.getHandle(),
+                            tokens,
+                            activation.code(),
+                            bsrSeconds,
+                            denseSeconds,
+                            dense));
+        } finally {
+            Reference.reachabilityFence(packed);
+            Reference.reachabilityFence(meta);
+        }
+        return Optional.of(new CostEstimate(bsrSeconds[0], denseSeconds[0], dense[0] != 0));
     }
 
     /**
@@ -155,7 +210,8 @@ final class PtPackedBsrWeight implements PackedBsrWeight {
     /** {@inheritDoc} */
     @Override
     public String toString() {
-        return PtBsrOperator.NAME + " " + structure + ", " + dataType + " on " + device;
+        String weights = format == BsrWeightFormat.AS_GIVEN ? "" : " with weights as " + format;
+        return PtBsrOperator.NAME + " " + structure + ", " + dataType + weights + " on " + device;
     }
 
     private void requireOpen() {

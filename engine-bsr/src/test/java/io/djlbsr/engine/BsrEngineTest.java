@@ -4,6 +4,7 @@
 package io.djlbsr.engine;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertNotEquals;
 import static org.junit.jupiter.api.Assertions.assertSame;
 import static org.junit.jupiter.api.Assertions.assertThrows;
@@ -207,6 +208,20 @@ class BsrEngineTest {
                 .optModelPath(file)
                 .build()
                 .loadModel();
+    }
+
+    @Test
+    void tf32IsAllowedOnRequest() {
+        assertFalse(BsrEngine.isTf32Allowed());
+        assertTrue(BsrDebug.report().contains("cuda fp32: full accuracy"));
+        BsrEngine.setTf32Allowed(true);
+        try {
+            assertTrue(BsrEngine.isTf32Allowed());
+            assertTrue(BsrDebug.report().contains("cuda fp32: TF32 allowed"));
+        } finally {
+            BsrEngine.setTf32Allowed(false);
+        }
+        assertFalse(BsrEngine.isTf32Allowed());
     }
 
     @Test

@@ -238,6 +238,7 @@ class PtBsrOperatorInputTest {
                                         colArray.getHandle(),
                                         ((PtNDArray) values).getHandle(),
                                         inFeatures,
+                                        DjlBsr.DJLBSR_WEIGHT_AS_GIVEN,
                                         result,
                                         new long[1])),
                 parts);
@@ -254,6 +255,7 @@ class PtBsrOperatorInputTest {
                         handle(manager.create(new int[] {0, 1, 2, 0, 1, 2})),
                         handle(values),
                         24,
+                        DjlBsr.DJLBSR_WEIGHT_AS_GIVEN,
                         packedHandle,
                         metaHandle));
         NDArray bytes = PtArrays.adopt((PtNDManager) manager, packedHandle[0]);
