@@ -16,6 +16,7 @@ import java.util.regex.Pattern;
 import java.util.regex.PatternSyntaxException;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
@@ -84,11 +85,7 @@ public final class MiniLm implements Callable<Integer> {
                     "Also measure on sentence pairs: a CSV file with sentence, sentence, score.")
     private Path sts;
 
-    @Option(
-            names = "--threads",
-            paramLabel = "N",
-            description = "Threads of PyTorch and the kernels (default: one a processor).")
-    private Integer threads;
+    @Mixin private ThreadsOption threads;
 
     @Option(
             names = "--out",
@@ -135,9 +132,7 @@ public final class MiniLm implements Callable<Integer> {
     @Override
     public Integer call() throws IOException, OrtException {
         Settings settings = validate();
-        if (threads != null) {
-            System.setProperty(Machine.THREADS_PROPERTY, Integer.toString(threads));
-        }
+        threads.apply();
         PrintWriter console = spec.commandLine().getOut();
         Files.createDirectories(out);
         try (MiniLmExperiment experiment = new MiniLmExperiment(settings, console)) {
@@ -167,7 +162,6 @@ public final class MiniLm implements Callable<Integer> {
         check(
                 sentences >= 1 && sentences <= MAX_SENTENCES,
                 "--sentences " + sentences + ": use 1 to " + MAX_SENTENCES);
-        check(threads == null || threads >= 1, "--threads " + threads + ": use 1 or more");
         check(
                 sts == null || (Files.isRegularFile(sts) && Files.isReadable(sts)),
                 "--sts " + sts + ": there is no such file to read");
