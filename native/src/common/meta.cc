@@ -214,13 +214,12 @@ void check_weight_format(const djlbsr_matrix& m, int32_t device) {
   }
 }
 
-djlbsr_meta make_meta(const djlbsr_matrix& matrix, int32_t device) {
+namespace {
+
+/* Validates a matrix for a device kind; its sizes, without those of a panel copy. */
+djlbsr_info info_of(const djlbsr_matrix& matrix, int32_t device) {
   device_name(device);
   validate(matrix);
-  int32_t heaviest = 0;
-  for (int64_t i = 0; i < matrix.rows / matrix.block_rows; ++i) {
-    heaviest = std::max(heaviest, matrix.crow_indices[i + 1] - matrix.crow_indices[i]);
-  }
   check_weight_format(matrix, device);
   djlbsr_info info = {};
   info.rows = matrix.rows;
@@ -231,26 +230,40 @@ djlbsr_meta make_meta(const djlbsr_matrix& matrix, int32_t device) {
   info.nnzb = matrix.nnzb;
   info.dtype = matrix.dtype;
   info.device = device;
-  cuda::plan_panels(matrix, info);
+  for (int64_t i = 0; i < matrix.rows / matrix.block_rows; ++i) {
+    info.max_blocks_in_row = std::max<int64_t>(info.max_blocks_in_row,
+                                               matrix.crow_indices[i + 1] - matrix.crow_indices[i]);
+  }
+  return info;
+}
 
+djlbsr_meta encode(const djlbsr_info& info, const djlbsr_matrix& matrix) {
   djlbsr_meta meta = {};
   meta.words[kWordMagic] = kMagic;
   meta.words[kWordVersion] = DJLBSR_FORMAT_VERSION;
-  meta.words[kWordDevice] = device;
-  meta.words[kWordDtype] = matrix.dtype | matrix.weight_format << kWeightFormatShift;
-  meta.words[kWordRows] = matrix.rows;
-  meta.words[kWordCols] = matrix.cols;
-  meta.words[kWordBlockRows] = matrix.block_rows;
-  meta.words[kWordBlockCols] = matrix.block_cols;
-  meta.words[kWordNnzb] = matrix.nnzb;
+  meta.words[kWordDevice] = info.device;
+  meta.words[kWordDtype] = info.dtype | info.weight_format << kWeightFormatShift;
+  meta.words[kWordRows] = info.rows;
+  meta.words[kWordCols] = info.cols;
+  meta.words[kWordBlockRows] = info.block_rows;
+  meta.words[kWordBlockCols] = info.block_cols;
+  meta.words[kWordNnzb] = info.nnzb;
   meta.words[kWordPackedBytes] = layout_of(info).bytes;
-  meta.words[kWordMaxBlocksInRow] = heaviest;
+  meta.words[kWordMaxBlocksInRow] = info.max_blocks_in_row;
   meta.words[kWordStructureHash] = structure_hash(matrix);
   meta.words[kWordPanelBlock] = info.panel_block;
   meta.words[kWordPanelEntries] = info.panel_entries;
   meta.words[kWordPanelSteps] = info.panel_steps;
   meta.words[kWordChecksum] = checksum_of(meta);
   return meta;
+}
+
+}  // namespace
+
+djlbsr_meta make_meta(const djlbsr_matrix& matrix, int32_t device) {
+  djlbsr_info info = info_of(matrix, device);
+  cuda::plan_panels(matrix, info);
+  return encode(info, matrix);
 }
 
 djlbsr_info decode(const djlbsr_meta& meta) {
@@ -307,7 +320,15 @@ djlbsr_info decode(const djlbsr_meta& meta) {
 }
 
 void check_same_structure(const djlbsr_meta& meta, const djlbsr_matrix& matrix) {
-  const djlbsr_meta own = make_meta(matrix, static_cast<int32_t>(meta.words[kWordDevice]));
+  const djlbsr_info packed = decode(meta);
+  djlbsr_info info = info_of(matrix, packed.device);
+  /* A structure of the same hash has the same panels: no need to plan them again. */
+  if (cuda::panel_shape(info).block == packed.panel_block) {
+    info.panel_block = packed.panel_block;
+    info.panel_entries = packed.panel_entries;
+    info.panel_steps = packed.panel_steps;
+  }
+  const djlbsr_meta own = encode(info, matrix);
   for (int i = 0; i < DJLBSR_META_WORDS; ++i) {
     DJLBSR_CHECK(own.words[i] == meta.words[i],
                  "meta belongs to another matrix; call djlbsr_pack_query for this one");
