@@ -4,6 +4,7 @@
 #include "torch/dense.h"
 
 #include <cstdlib>
+#include <memory>
 #include <string>
 
 #include "choice/profiles.h"
@@ -15,14 +16,14 @@
 namespace djlbsr::torch {
 namespace {
 
-/* The dispatcher takes over the handle that it is given. */
-StableIValue share(TensorHandle handle) {
+/* A handle of its own, for the dispatcher to take over. */
+OwnedTensor share(TensorHandle handle) {
   TensorHandle copy = nullptr;
   if (abi().new_tensor_handle(handle, &copy) != 0) {
     fail(DJLBSR_TORCH_ERROR,
          "PyTorch failed to share a tensor; its own message is on standard error");
   }
-  return reinterpret_cast<StableIValue>(copy);
+  return OwnedTensor(copy);
 }
 
 /* What DJLBSR_EXECUTION asks for. */
@@ -64,8 +65,15 @@ bool use_dense(const djlbsr_info& info, const Tensor& input, int64_t tokens, int
 }
 
 OwnedTensor dense_linear(TensorHandle input, TensorHandle weight, TensorHandle bias) {
-  StableIValue stack[3] = {share(input), share(weight), 0};
-  if (bias != nullptr) stack[2] = reinterpret_cast<StableIValue>(new StableIValue(share(bias)));
+  OwnedTensor own_input = share(input);
+  OwnedTensor own_weight = share(weight);
+  OwnedTensor own_bias = bias == nullptr ? nullptr : share(bias);
+  auto optional = bias == nullptr ? nullptr : std::make_unique<StableIValue>();
+  /* From here on nothing throws before the dispatcher has taken over. */
+  if (optional) *optional = reinterpret_cast<StableIValue>(own_bias.release());
+  StableIValue stack[3] = {reinterpret_cast<StableIValue>(own_input.release()),
+                           reinterpret_cast<StableIValue>(own_weight.release()),
+                           reinterpret_cast<StableIValue>(optional.release())};
   if (abi().call_dispatcher("aten::linear", "", stack) != 0) {
     fail(DJLBSR_TORCH_ERROR,
          "PyTorch failed to run aten::linear on the dense weight; its own message is on standard "
