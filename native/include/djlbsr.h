@@ -101,7 +101,7 @@ typedef struct djlbsr_matrix {
 } djlbsr_matrix;
 
 #define DJLBSR_META_WORDS 16
-#define DJLBSR_FORMAT_VERSION 2
+#define DJLBSR_FORMAT_VERSION 3
 
 /*
  * What a packed weight is: 16 words of 64 bits on the host that travel with the packed bytes.
@@ -178,8 +178,8 @@ typedef struct djlbsr_linear_args {
  *
  * Sums are accumulated in fp32 in an order that the weight alone decides, so that an output has the
  * same bits alone or in a larger batch and for any number of threads; on CUDA, wherever the same
- * kernel serves both calls, which depends on the weight, the device, tokens (few and many have
- * different kernels) and of which of 4, 8 and 16 bytes x, y and their strides are multiples. Elements
+ * kernel serves both calls, which depends on the weight, the device, tokens (the kernel
+ * changes several times as they grow) and of which of 4, 8 and 16 bytes x, y and their strides are multiples. Elements
  * of x outside W's stored columns are ignored, NaN and Inf included. y, the gaps between its rows
  * included, must not overlap x, bias or packed.
  *
@@ -251,7 +251,7 @@ DJLBSR_API int32_t djlbsr_cuda_device_count(void);
 typedef struct djlbsr_prediction {
   double bsr_seconds;   /* djlbsr_linear */
   double dense_seconds; /* PyTorch's linear on the densified weight, then the activation */
-  int32_t dense;        /* 1 if dense is predicted to be at least 1.1 times as fast, else 0; 0 for
+  int32_t dense;        /* 1 if dense is predicted to be at least 1.05 times as fast, else 0; 0 for
                          * int8 weights, which somebody asked for */
   int32_t reserved;     /* 0 */
 } djlbsr_prediction;

@@ -74,6 +74,8 @@ int main() {
   const char* const panels = "hopper_panels";
   const char* const rows64 = "hopper_64x512";
   const char* const rows128 = "hopper_128x256";
+  const char* const narrow = "hopper_narrow";
+  const char* const narrow_split = "hopper_narrow_split";
   for (int32_t dtype : {DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
     const struct {
       int64_t rows, cols;
@@ -91,12 +93,41 @@ int main() {
       call.rows = block.rows * (8192 / block.rows);
       expect(block.kernel, "block", call);
       call.tokens = 64;
-      expect(stream, "few tokens", call);
+      const bool by_64 = block.rows % 64 == 0 && block.cols % 64 == 0;
+      expect(by_64 ? narrow_split : stream, "few tokens", call);
     }
   }
   expect_changed(stream, "few tokens", [](Call& c) { c.tokens = 1; });
-  expect_changed(stream, "few tokens", [](Call& c) { c.tokens = 64; });
-  expect_changed(rows64, "just enough tokens", [](Call& c) { c.tokens = 65; });
+  expect_changed(stream, "few tokens", [](Call& c) { c.tokens = 16; });
+  for (int64_t tokens : {17, 64}) {
+    expect_changed(narrow_split, "few slices", [=](Call& c) { c.tokens = tokens; });
+    expect_changed(narrow, "133 slices", [=](Call& c) {
+      c.tokens = tokens;
+      c.rows = 133 * 64;
+    });
+    expect_changed(narrow, "fewer than 4 steps a slice", [=](Call& c) {
+      c.tokens = tokens;
+      c.nnzb = 4 * 60 - 1;
+    });
+  }
+  for (int64_t tokens : {32, 128}) {
+    expect_changed(narrow, "448 slices", [=](Call& c) {
+      c.tokens = tokens;
+      c.rows = 448 * 64;
+    });
+  }
+  expect_changed(narrow_split, "60 slices, 128 tokens", [](Call& c) { c.tokens = 128; });
+  expect_changed(narrow, "60 slices, 129 tokens", [](Call& c) { c.tokens = 129; });
+  expect_changed(narrow, "67 slices, 65 tokens", [](Call& c) {
+    c.tokens = 65;
+    c.rows = 67 * 64;
+  });
+  for (int64_t tokens : {1024, 1025}) {
+    expect_changed(tokens == 1024 ? narrow : rows64, "3 tiles a multiprocessor", [=](Call& c) {
+      c.tokens = tokens;
+      c.rows = 99 * 64;
+    });
+  }
   const auto small_blocks = [](Call& c) {
     c.block_rows = 4;
     c.block_cols = 4;
@@ -136,6 +167,7 @@ int main() {
   expect_changed(rows64, "x_stride of 16 bytes", [](Call& c) { c.x_stride += 8; });
   expect_changed(mma, "y at 8 bytes", [](Call& c) { c.y += 8; });
   expect_changed(mma, "y_stride of 2 bytes", [](Call& c) { c.y_stride += 1; });
+  expect_changed(mma, "y_stride of 2^40 bytes", [](Call& c) { c.y_stride = int64_t{1} << 39; });
   expect_changed(mma, "nothing stored", [](Call& c) { c.nnzb = 0; });
   expect_changed(rows64, "2^31 - 64 stored rows", [](Call& c) { c.nnzb = (1 << 25) - 1; });
   expect_changed(mma, "2^31 stored rows", [](Call& c) { c.nnzb = 1 << 25; });
@@ -146,6 +178,10 @@ int main() {
     c.rows = 1 << 18;
   });
   expect_changed(portable, "forced", [](Call& c) { c.forced = Kernel::kPortable; });
+  expect_changed(narrow_split, "forced for many tokens", [](Call& c) {
+    c.forced = Kernel::kHopperNarrowSplit;
+    c.tokens = 100000;
+  });
   expect_changed(rows64, "forced for few tokens", [](Call& c) {
     c.forced = Kernel::kHopper64x512;
     c.tokens = 1;
@@ -208,8 +244,8 @@ int main() {
   });
   expect_float32(tf32, "TF32 forced", [](Call& c) { c.forced = Kernel::kHopperFp32Fastx256; });
   expect_changed(rows64, "TF32 allowed, float16", [](Call& c) { c.allow_tf32 = true; });
-  for (const char* name : {panels, portable, f32_stream, stream, mma, rows64, rows128, fp32,
-                           fp32_128, tf32, tf32_128}) {
+  for (const char* name : {panels, portable, f32_stream, stream, mma, rows64, rows128, narrow,
+                           narrow_split, fp32, fp32_128, tf32, tf32_128}) {
     EXPECT(kernel_named(name) && std::strcmp(kernel_name(*kernel_named(name)), name) == 0, "%s",
            name);
     EXPECT(kernel_names().find(name) != std::string::npos, "%s", name);

@@ -75,15 +75,19 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
           for (int consumer = 0; consumer < kPanelConsumers; ++consumer) {
             EXPECT(step.header[consumer].first == slot, "%s: step %d consumer %d begins at %u",
                    what.c_str(), s, consumer, step.header[consumer].first);
-            for (int bit = 0; bit < 64; ++bit) {
-              if ((step.header[consumer].mask >> bit & 1) == 0) continue;
+            uint64_t mask = step.header[consumer].mask;
+            for (int place = 0; place < shape.squares_down() * shape.squares_across(); ++place) {
+              const int r = place / shape.squares_across();
+              const int k = place % shape.squares_across();
+              const uint64_t bit = uint64_t{1} << shape.bit(r, k);
+              if ((mask & bit) == 0) continue;
+              mask ^= bit;
               const PanelSource& from = plan.sources[source++];
               const int64_t row =
                   ((2 * static_cast<int64_t>(pair) + tile) * kPanelConsumers + consumer) *
                       shape.squares_down() +
-                  bit / shape.squares_across();
-              const int64_t col =
-                  int64_t{entry.panel} * shape.squares_across() + bit % shape.squares_across();
+                  r;
+              const int64_t col = int64_t{entry.panel} * shape.squares_across() + k;
               const auto found = expected.find({row, col});
               EXPECT(found != expected.end() &&
                          found->second == std::make_tuple(from.stored_block, from.row, from.col),
@@ -100,6 +104,8 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
                      "%s: step %d slot %u lies elsewhere", what.c_str(), s, slot);
               ++slot;
             }
+            EXPECT(mask == 0, "%s: step %d consumer %d has a bit of no square", what.c_str(), s,
+                   consumer);
           }
           EXPECT(slot >= 1 && slot <= static_cast<uint32_t>(shape.slots),
                  "%s: step %d has %u squares", what.c_str(), s, slot);

@@ -8,6 +8,7 @@
 
 #include "common/error.h"
 #include "common/fp32_terms.h"
+#include "cuda/linear_params.h"
 #include "cuda/panels.h"
 
 namespace djlbsr {
@@ -133,7 +134,11 @@ Layout layout_of(const djlbsr_info& info) {
   Layout layout;
   layout.crow = 0;
   layout.col_start = align((info.rows / info.block_rows + 1) * 4);
-  layout.values = align(layout.col_start + info.nnzb * 4);
+  layout.rows = align(layout.col_start + info.nnzb * 4);
+  layout.values = info.device == DJLBSR_CUDA
+                      ? align(layout.rows + info.rows / info.block_rows *
+                                                static_cast<int64_t>(sizeof(cuda::BlockRow)))
+                      : layout.rows;
   if (info.weight_format == DJLBSR_WEIGHT_INT8_BLOCKS) {
     /* Columns in whole groups of 4. Kernels read whole vectors, up to 60 bytes past the end. */
     constexpr int64_t kSlack = 64;

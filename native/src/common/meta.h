@@ -21,6 +21,7 @@ size_t dtype_size(int32_t dtype);
 struct Layout {
   int64_t crow;      /* int32 [block_row_count + 1] */
   int64_t col_start; /* int32 [nnzb]: first column of the block, col_index * block_cols */
+  int64_t rows;      /* BlockRow [block_row_count], see cuda/linear_params.h; empty on the CPU */
   int64_t values;    /* nnzb * block_rows * block_cols elements, 256-byte aligned */
   /* int8 weights alone, see cpu/strips.h; empty otherwise */
   int64_t offsets; /* int32 [nnzb, block_rows] */

@@ -38,8 +38,10 @@ __device__ inline float activate(int activation, float z) {
     case DJLBSR_RELU:
       return z < 0.0f ? 0.0f : z; /* NaN stays NaN */
     case DJLBSR_GELU: {
-      const float tail = normal_tail(fabsf(z));
-      return z * (z < 0.0f ? tail : 1.0f - tail);
+      const float a = fminf(fabsf(z), 20.0f); /* the tail is 0 there: Inf stays, without a NaN */
+      float positive;
+      asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(positive) : "f"(z));
+      return fmaf(-a, normal_tail(a), positive);
     }
     case DJLBSR_GELU_TANH: {
       /* (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)) */

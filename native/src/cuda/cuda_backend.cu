@@ -17,6 +17,7 @@
 #include "cuda/cuda_check.h"
 #include "cuda/fp32_split.h"
 #include "cuda/hopper_linear.h"
+#include "cuda/hopper_narrow.h"
 #include "cuda/hopper_panels.h"
 #include "cuda/kernel_choice.h"
 #include "cuda/linear_kernel.cuh"
@@ -120,6 +121,17 @@ int64_t values_bytes(const djlbsr_info& info) {
          static_cast<int64_t>(dtype_size(info.dtype));
 }
 
+std::vector<BlockRow> rows_by_length(const djlbsr_matrix& matrix) {
+  std::vector<BlockRow> rows(static_cast<size_t>(matrix.rows / matrix.block_rows));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const int32_t first = matrix.crow_indices[i];
+    rows[i] = {static_cast<int32_t>(i), first, matrix.crow_indices[i + 1] - first, 0};
+  }
+  std::stable_sort(rows.begin(), rows.end(),
+                   [](const BlockRow& a, const BlockRow& b) { return a.blocks > b.blocks; });
+  return rows;
+}
+
 LinearParams linear_params(const djlbsr_info& info, const void* packed,
                            const djlbsr_linear_args& args) {
   const Layout layout = layout_of(info);
@@ -207,13 +219,15 @@ std::string describe_kernels() {
 
 void pack(const djlbsr_info& info, const djlbsr_matrix& matrix, void* packed, void* stream) {
   const Layout layout = layout_of(info);
-  /* Both index arrays and the gaps between, which are zero so that equal weights have equal bytes.
-   */
+  /* What comes before the values, with gaps of zeros so that equal weights have equal bytes. */
   std::vector<int32_t> structure(static_cast<size_t>(layout.values / 4));
   std::copy_n(matrix.crow_indices, info.rows / info.block_rows + 1, structure.data());
   std::transform(matrix.col_indices, matrix.col_indices + info.nnzb,
                  structure.data() + layout.col_start / 4,
                  [&](int32_t col) { return static_cast<int32_t>(col * info.block_cols); });
+  const std::vector<BlockRow> rows = rows_by_length(matrix);
+  std::copy_n(reinterpret_cast<const int32_t*>(rows.data()), rows.size() * sizeof(BlockRow) / 4,
+              structure.data() + layout.rows / 4);
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   DJLBSR_CUDA(cudaMemcpyAsync(packed, structure.data(), static_cast<size_t>(layout.values),
                               cudaMemcpyHostToDevice, cuda_stream));
@@ -249,6 +263,9 @@ void linear(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
     case Kernel::kHopper128x256:
     case Kernel::kHopper64x512:
       return hopper_linear(kernel, info, packed, args, device.multiprocessors);
+    case Kernel::kHopperNarrow:
+    case Kernel::kHopperNarrowSplit:
+      return hopper_narrow(kernel, info, packed, args, device.multiprocessors);
     case Kernel::kHopperPanels:
       return hopper_panels(info, packed, args, device.multiprocessors);
     case Kernel::kHopperFp32x256:
@@ -263,11 +280,11 @@ void linear(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   const auto stream = static_cast<cudaStream_t>(args.stream);
   switch (kernel) {
     case Kernel::kSm80F16Stream:
-      return sm80_f16_stream(info, params, stream);
+      return sm80_f16_stream(info, params, stream, device);
     case Kernel::kSm80F16Mma:
       return sm80_f16_mma(info, params, stream);
     case Kernel::kF32Stream:
-      return f32_stream(info, params, stream);
+      return f32_stream(info, params, stream, device);
     default:
       return portable_linear(info, params, stream);
   }

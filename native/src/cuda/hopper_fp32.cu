@@ -44,13 +44,15 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
   p.panel_token_tiles = static_cast<int32_t>(
       std::clamp<int64_t>(kPanelBytes / (info.cols * 4 * Tile::kTokens), 1, p.token_tiles));
-  p.tiles = p.block_row_count * p.slices_per_block_row * p.token_tiles;
+  p.early_panels = 0;
+  p.narrow_blocks = p.nnzb; /* no row has more */
+  const int tiles = p.block_row_count * p.slices_per_block_row * p.token_tiles;
 
   const auto kernel = reinterpret_cast<const void*>(hopper_fp32_kernel<Tile>);
   DJLBSR_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    Tile::kSharedBytes));
   void* arguments[] = {&p};
-  const dim3 grid(static_cast<unsigned>(std::min({p.tiles, multiprocessors, kMaxGrid})));
+  const dim3 grid(static_cast<unsigned>(std::min({tiles, multiprocessors, kMaxGrid})));
   DJLBSR_CUDA(cudaLaunchKernel(kernel, grid, dim3(kFp32Threads), arguments, Tile::kSharedBytes,
                                static_cast<cudaStream_t>(args.stream)));
 }

@@ -70,8 +70,9 @@ struct Fp32Tile {
   static constexpr int kBarriers = kStages * kStageBytes;
   static constexpr int kSlotBarriers = kBarriers + 2 * kStages * 8;
   static constexpr int kSlotTiles = kSlotBarriers + 2 * kSlots * 8;
-  static constexpr int kOrder = kSlotTiles + kSlots * 4;
-  static constexpr int kSharedBytes = kOrder + kMaxSortedRows * 4;
+  static constexpr int kOrder = kSlotTiles + kSlots * sizeof(TilePlace);
+  static constexpr int kKeys = kOrder + kMaxSortedRows * 4;
+  static constexpr int kSharedBytes = kKeys + kMaxGrid * 4;
   static_assert(kSharedBytes <= 227 * 1024, "shared memory of a CTA");
 
   __device__ static int32_t steps(const ScheduleParams& p, const TileWork& work) {
@@ -89,10 +90,10 @@ __device__ inline void produce(const Fp32Params& p, const RankedRow* order, Tile
     return block < work.blocks(p) ? __ldg(p.col_start + work.first(p) + block) : 0;
   };
   Ring<Tile::kStages> ring;
-  uint32_t tile = queue.pop();
+  TilePlace tile = queue.pop();
   TileWork work = work_of<Tile>(p, order, tile);
   int32_t starts = load_starts(work, 0);
-  while (tile < static_cast<uint32_t>(p.tiles)) {
+  while (!tile.last()) {
     TileWork next;
     const auto look_ahead = [&] {
       tile = queue.pop();
@@ -285,9 +286,9 @@ __device__ inline void consume(const Fp32Params& p, const RankedRow* order, Tile
   const char* const own_x = shared + (own_token + warp * 16 + lane / 4) * Tile::kPieceBytes;
   const uint32_t terms = ptx::shared_address(shared) + Tile::kXBytes;
   Ring<Tile::kStages> ring;
-  uint32_t tile = queue.pop();
+  TilePlace tile = queue.pop();
   TileWork work = work_of<Tile>(p, order, tile);
-  while (tile < static_cast<uint32_t>(p.tiles)) {
+  while (!tile.last()) {
     const int32_t steps = Tile::steps(p, work);
     float sums[Tile::kHalves * kSums];
 #pragma unroll
@@ -347,8 +348,9 @@ __global__ void __launch_bounds__(kFp32Threads, 1)
   const uint32_t full = ptx::shared_address(shared + Tile::kBarriers);
   const uint32_t empty = full + Tile::kStages * 8;
   auto* const order = reinterpret_cast<RankedRow*>(shared + Tile::kOrder);
+  auto* const keys = reinterpret_cast<uint32_t*>(shared + Tile::kKeys);
   const TileQueue queue = {ptx::shared_address(shared + Tile::kSlotBarriers),
-                           reinterpret_cast<volatile uint32_t*>(shared + Tile::kSlotTiles),
+                           reinterpret_cast<volatile TilePlace*>(shared + Tile::kSlotTiles),
                            {}};
   constexpr int kConsumerWarps = kFp32Consumers * kWarpgroup / 32;
 
@@ -372,14 +374,14 @@ __global__ void __launch_bounds__(kFp32Threads, 1)
 
   const int warpgroup = threadIdx.x / kWarpgroup;
   if (warpgroup == 0) {
-    ptx::give_registers<40>();
+    ptx::give_registers<56>();
     if (threadIdx.x < 32) {
       produce<Tile>(p, order, queue, ptx::shared_address(shared), full, empty);
     } else if (threadIdx.x < 64) {
-      schedule(p, order, queue);
+      Scheduler(p, order, queue, keys).run();
     }
   } else {
-    ptx::take_registers<232>();
+    ptx::take_registers<224>();
     consume<Tile>(p, order, queue, shared, full, empty, warpgroup - 1);
   }
 }

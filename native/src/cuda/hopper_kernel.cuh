@@ -10,13 +10,16 @@
  * consumer holds 64 rows x 256 tokens of sums: two halves of 128 rows that share x, or two halves
  * of 512 tokens that share the weight. hopper_schedule.cuh deals the tiles.
  *
+ * Sums become rows of y through shared memory, with bias and activation on the way: for 128 rows
+ * through a buffer and by stores of 16 bytes; for 64 rows, where the stages leave no room for a
+ * buffer, in the stage read last and by bulk tensor stores, whose wait is not the threads'.
+ *
  * Each output is one chain of wgmma steps of 16 columns in stored order: its bits depend on neither
  * tile nor batch.
  */
 #pragma once
 
 #include "cuda/element.cuh"
-#include "cuda/hopper_activation.cuh"
 #include "cuda/hopper_ptx.cuh"
 #include "cuda/hopper_schedule.cuh"
 #include "cuda/hopper_store.cuh"
@@ -31,7 +34,8 @@ constexpr int kHopperThreads = (1 + kConsumers) * kWarpgroup;
 
 struct HopperParams : ScheduleParams {
   CUtensorMap values; /* [nnzb * block_rows, block_cols] in boxes of tile rows x 64 */
-  CUtensorMap x;      /* [tokens, cols] in boxes of 256 x 64 */
+  CUtensorMap x;      /* [tokens, cols] in boxes of kXBoxTokens x 64 */
+  CUtensorMap y_map;  /* [tokens, rows] in boxes of kBulkTokens x 64, where used */
   const int32_t* col_start;
   const void* bias; /* or null */
   void* y;
@@ -46,25 +50,29 @@ struct HopperTile {
   static constexpr int kTokens = kConsumers * kConsumerRows * kConsumerTokens / kTileRows;
   static constexpr int kStages = kTileRows == 128 ? 4 : 3;
   static constexpr int kValueBytes = kTileRows * kStepCols * 2;
-  static constexpr int kXBoxBytes = kConsumerTokens * kStepCols * 2;
+  static constexpr int kXBoxTokens = 128;
+  static constexpr int kXBoxBytes = kXBoxTokens * kStepCols * 2;
   static constexpr int kStageBytes = kValueBytes + kTokens * kStepCols * 2;
-  /* Tokens that a consumer turns at a time from sums to rows of y. */
-  static constexpr int kStoreTokens = kTileRows == 128 ? 128 : 32;
-  static constexpr int kStoreBytes = kStoreTokens * kConsumerRows * 2;
+  /*
+   * With 64 rows a consumer turns its sums to rows of y in its own part of x in the last stage that
+   * it read, with 128 in a buffer.
+   */
+  static constexpr bool kStoresFromStage = kTileRows == 64;
+  static constexpr int kStoreBytes = kStoresFromStage ? 0 : kTurnTokens * kConsumerRows * 2;
 
   static constexpr int kStores = kStages * kStageBytes;
   static constexpr int kBarriers = kStores + kConsumers * kStoreBytes;
   static constexpr int kSlotBarriers = kBarriers + 2 * kStages * 8;
   static constexpr int kSlotTiles = kSlotBarriers + 2 * kSlots * 8;
-  static constexpr int kOrder = kSlotTiles + kSlots * 4;
-  static constexpr int kSharedBytes = kOrder + kMaxSortedRows * 4;
+  static constexpr int kOrder = kSlotTiles + kSlots * sizeof(TilePlace);
+  static constexpr int kKeys = kOrder + kMaxSortedRows * 4;
+  static constexpr int kSharedBytes = kKeys + kMaxGrid * 4;
   static_assert(kSharedBytes <= 227 * 1024, "shared memory of a CTA");
 };
 
-template <int kTileRows>
+template <typename Tile>
 __device__ inline void produce(const HopperParams& p, const RankedRow* order, TileQueue queue,
                                uint32_t stages, uint32_t full, uint32_t empty) {
-  using Tile = HopperTile<kTileRows>;
   const int lane = threadIdx.x % 32;
   const int32_t last_start = p.cols - p.block_cols;
   const auto load_starts = [&](const TileWork& work, int32_t base) {
@@ -72,10 +80,10 @@ __device__ inline void produce(const HopperParams& p, const RankedRow* order, Ti
     return block < work.blocks(p) ? __ldg(p.col_start + work.first(p) + block) : 0;
   };
   Ring<Tile::kStages> ring;
-  uint32_t tile = queue.pop();
+  TilePlace tile = queue.pop();
   TileWork work = work_of<Tile>(p, order, tile);
   int32_t starts = load_starts(work, 0);
-  while (tile < static_cast<uint32_t>(p.tiles)) {
+  while (!tile.last()) {
     /* Not before this tile is on its way: at the start the scheduler is still dealing the next. */
     TileWork next;
     const auto look_ahead = [&] {
@@ -83,6 +91,8 @@ __device__ inline void produce(const HopperParams& p, const RankedRow* order, Ti
       next = work_of<Tile>(p, order, tile);
     };
     const int32_t blocks = work.blocks(p);
+    const int32_t tokens = Tile::kTokens >> work.narrow;
+    const uint32_t stage_bytes = Tile::kValueBytes + tokens * kStepCols * 2;
     for (int32_t i = 0; i < blocks; ++i) {
       if (i > 0 && i % 32 == 0) starts = load_starts(work, i);
       const int32_t start = clamp(__shfl_sync(~0u, starts, i % 32), 0, last_start);
@@ -92,12 +102,13 @@ __device__ inline void produce(const HopperParams& p, const RankedRow* order, Ti
         if (lane == 0) {
           const uint32_t barrier = full + ring.stage * 8;
           const uint32_t stage = stages + ring.stage * Tile::kStageBytes;
-          ptx::mbarrier_expect_bytes(barrier, Tile::kStageBytes);
+          ptx::mbarrier_expect_bytes(barrier, stage_bytes);
           ptx::load_box(stage, &p.values, col, row, barrier);
 #pragma unroll
-          for (int box = 0; box < Tile::kTokens / kConsumerTokens; ++box) {
+          for (int box = 0; box < Tile::kTokens / Tile::kXBoxTokens; ++box) {
+            if (box * Tile::kXBoxTokens >= tokens) break;
             ptx::load_box(stage + Tile::kValueBytes + box * Tile::kXBoxBytes, &p.x, start + col,
-                          work.token + box * kConsumerTokens, barrier);
+                          work.token + box * Tile::kXBoxTokens, barrier);
           }
         }
         __syncwarp();
@@ -105,74 +116,104 @@ __device__ inline void produce(const HopperParams& p, const RankedRow* order, Ti
       }
       if (i == blocks / 2) look_ahead();
     }
-    if (blocks == 0) look_ahead();
+    if (blocks == 0) {
+      if constexpr (Tile::kStoresFromStage) { /* the consumers need one nevertheless */
+        ptx::mbarrier_wait(empty + ring.stage * 8, ring.parity ^ 1);
+        if (lane == 0) ptx::mbarrier_arrive(full + ring.stage * 8);
+        __syncwarp();
+        ring.advance();
+      }
+      look_ahead();
+    }
     work = next;
     starts = load_starts(work, 0);
   }
 }
 
-template <typename Element, int kTileRows>
+template <typename Element, typename Tile>
 __device__ inline void consume(const HopperParams& p, const RankedRow* order, TileQueue queue,
                                char* shared, uint32_t full, uint32_t empty, int consumer) {
-  using Tile = HopperTile<kTileRows>;
-  constexpr bool kSplitsRows = kTileRows > kConsumerRows;
+  constexpr bool kSplitsRows = Tile::kRows > kConsumerRows;
   const int thread = threadIdx.x % kWarpgroup;
   const int32_t own_row = kSplitsRows ? consumer * kConsumerRows : 0;
-  const int32_t own_token = kSplitsRows ? 0 : consumer * kConsumerTokens;
   const uint32_t own_values = ptx::shared_address(shared) + own_row * 128;
-  const uint32_t own_x = ptx::shared_address(shared) + Tile::kValueBytes + own_token * 128;
-  char* const buffer = shared + Tile::kStores + consumer * Tile::kStoreBytes;
+  const uint32_t x = ptx::shared_address(shared) + Tile::kValueBytes;
+  char* const own_buffer = shared + Tile::kStores + consumer * Tile::kStoreBytes;
   const auto* const bias = static_cast<const Element*>(p.bias);
   const auto release = [&](int stage) {
     if (thread % 32 == 0) ptx::mbarrier_arrive(empty + stage * 8);
   };
   Ring<Tile::kStages> ring;
-  uint32_t tile = queue.pop();
+  TilePlace tile = queue.pop();
   TileWork work = work_of<Tile>(p, order, tile);
-  while (tile < static_cast<uint32_t>(p.tiles)) {
+  while (!tile.last()) {
     const int32_t steps = work.blocks(p) * (p.block_cols / kStepCols);
-    const int64_t row = int64_t{work.block_row} * p.block_rows + work.row_in_block + own_row;
+    const int32_t row = work.block_row * p.block_rows + work.row_in_block + own_row;
+    /* A narrow tile has half the tokens, of the CTA and of the consumer. */
+    const int32_t own_tokens = kConsumerTokens >> work.narrow;
+    const int32_t own_token = kSplitsRows ? 0 : consumer * own_tokens;
+    const int32_t token = work.token + own_token;
+    const uint32_t own_x = x + own_token * 128;
     const int thread_row = thread / 32 * 16 + thread % 32 / 4;
     const float low = bias == nullptr ? 0.0f : to_float(bias[row + thread_row]);
     const float high = bias == nullptr ? 0.0f : to_float(bias[row + thread_row + 8]);
 
     float sums[128];
-#pragma unroll
-    for (float& sum : sums) sum = 0.0f;
     int previous = -1;
     for (int32_t step = 0; step < steps; ++step) {
       ptx::mbarrier_wait(full + ring.stage * 8, ring.parity);
       const uint64_t a = ptx::operand(own_values + ring.stage * Tile::kStageBytes);
       const uint64_t b = ptx::operand(own_x + ring.stage * Tile::kStageBytes);
-      ptx::wgmma_fence();
+      if (work.narrow) {
+        ptx::wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < kStepCols / 16; ++k) {
-        ptx::wgmma_64x256x16<Element>(sums, a + 2 * k, b + 2 * k);
+        for (int k = 0; k < kStepCols / 16; ++k) {
+          ptx::wgmma_64x128x16<Element>(sums, a + 2 * k, b + 2 * k, k > 0 || step > 0);
+        }
+        ptx::wgmma_commit();
+      } else {
+        ptx::wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < kStepCols / 16; ++k) {
+          ptx::wgmma_64x256x16<Element>(sums, a + 2 * k, b + 2 * k, k > 0 || step > 0);
+        }
+        ptx::wgmma_commit();
       }
-      ptx::wgmma_commit();
       ptx::wgmma_wait<1>(); /* the step before is done with its stage */
       if (previous >= 0) release(previous);
       previous = ring.stage;
       ring.advance();
     }
     ptx::wgmma_wait<0>();
-    if (previous >= 0) release(previous);
+    if (steps == 0) {
+#pragma unroll
+      for (float& sum : sums) sum = 0.0f;
+    }
+    if (!Tile::kStoresFromStage) {
+      if (previous >= 0) release(previous);
+    } else if (steps == 0) {
+      ptx::mbarrier_wait(full + ring.stage * 8, ring.parity);
+      previous = ring.stage;
+      ring.advance();
+    }
     tile = queue.pop();
     const TileWork next = work_of<Tile>(p, order, tile);
 
-#pragma unroll
-    for (int i = 0; i < 128; i += 4) {
-      sums[i] += low;
-      sums[i + 1] += low;
-      sums[i + 2] += high;
-      sums[i + 3] += high;
+    if constexpr (Tile::kStoresFromStage) {
+      ptx::warpgroup_sync(1 + consumer); /* all warps have multiplied by that x */
+      store_bulk<Element>(p.activation, p.y_map, sums, low, high,
+                          own_x + previous * Tile::kStageBytes, row, token, own_tokens,
+                          1 + consumer);
+      if (thread == 0) ptx::wait_stores_read();
+      __syncwarp();
+      release(previous);
+    } else {
+      store_transposed<Element>(p.activation, static_cast<Element*>(p.y), p.y_stride, p.tokens,
+                                sums, low, high, own_buffer, row, token, own_tokens, 1 + consumer);
     }
-    activate_all(p.activation, sums);
-    store_transposed<Element, Tile::kStoreTokens>(static_cast<Element*>(p.y), p.y_stride, p.tokens,
-                                                  sums, buffer, row, work.token + own_token,
-                                                  1 + consumer);
     work = next;
   }
+  if (Tile::kStoresFromStage && thread == 0) ptx::wait_stores();
 }
 
 template <typename Element, int kTileRows>
@@ -183,13 +224,15 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   const uint32_t full = ptx::shared_address(shared + Tile::kBarriers);
   const uint32_t empty = full + Tile::kStages * 8;
   auto* const order = reinterpret_cast<RankedRow*>(shared + Tile::kOrder);
+  auto* const keys = reinterpret_cast<uint32_t*>(shared + Tile::kKeys);
   const TileQueue queue = {ptx::shared_address(shared + Tile::kSlotBarriers),
-                           reinterpret_cast<volatile uint32_t*>(shared + Tile::kSlotTiles),
+                           reinterpret_cast<volatile TilePlace*>(shared + Tile::kSlotTiles),
                            {}};
 
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&p.values);
     ptx::prefetch_tensor_map(&p.x);
+    if (Tile::kStoresFromStage) ptx::prefetch_tensor_map(&p.y_map);
     for (int stage = 0; stage < Tile::kStages; ++stage) {
       ptx::mbarrier_init(full + stage * 8, 1);
       ptx::mbarrier_init(empty + stage * 8, kConsumers * kWarpgroup / 32);
@@ -208,15 +251,15 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
 
   const int warpgroup = threadIdx.x / kWarpgroup;
   if (warpgroup == 0) {
-    ptx::give_registers<40>();
+    ptx::give_registers<56>();
     if (threadIdx.x < 32) {
-      produce<kTileRows>(p, order, queue, ptx::shared_address(shared), full, empty);
+      produce<Tile>(p, order, queue, ptx::shared_address(shared), full, empty);
     } else if (threadIdx.x < 64) {
-      schedule(p, order, queue);
+      Scheduler(p, order, queue, keys).run();
     }
   } else {
-    ptx::take_registers<232>();
-    consume<Element, kTileRows>(p, order, queue, shared, full, empty, warpgroup - 1);
+    ptx::take_registers<224>();
+    consume<Element, Tile>(p, order, queue, shared, full, empty, warpgroup - 1);
   }
 }
 

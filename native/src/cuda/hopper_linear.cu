@@ -14,7 +14,11 @@
 namespace djlbsr::cuda {
 namespace {
 
-constexpr int64_t kPanelBytes = 16 << 20; /* of x; more than half of L2 loses most of its rate */
+constexpr int64_t kMegabyte = 1 << 20;
+/* Of x that a panel of tokens reads: what measured best with tiles of these rows. */
+constexpr int64_t panel_bytes(int tile_rows) { return (tile_rows == 128 ? 16 : 8) * kMegabyte; }
+/* As far as panels of far fewer tiles than CTAs grow; more than half of L2 costs more. */
+constexpr int64_t kMostPanelBytes = 24 * kMegabyte;
 
 template <typename Element, int kTileRows>
 void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_args& args,
@@ -25,11 +29,15 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   HopperParams p = {};
   p.values = tensor_map("values", base + layout.values, info.dtype, info.nnzb * info.block_rows,
                         info.block_cols, info.block_cols, kTileRows, kStepCols);
-  p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, kConsumerTokens,
-                   kStepCols);
+  p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride,
+                   Tile::kXBoxTokens, kStepCols);
   p.crow = reinterpret_cast<const int32_t*>(base + layout.crow);
   p.col_start = reinterpret_cast<const int32_t*>(base + layout.col_start);
   p.bias = args.bias;
+  if constexpr (Tile::kStoresFromStage) {
+    p.y_map = tensor_map("y", args.y, info.dtype, args.tokens, info.rows, args.y_stride,
+                         kBulkTokens, kConsumerRows);
+  }
   p.y = args.y;
   p.y_stride = args.y_stride;
   p.tokens = static_cast<int32_t>(args.tokens);
@@ -41,16 +49,23 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.activation = args.activation;
   p.steps_per_block = p.block_cols / kStepCols;
   p.slices_per_block_row = p.block_rows / kTileRows;
-  p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
-  p.panel_token_tiles = static_cast<int32_t>(
-      std::clamp<int64_t>(kPanelBytes / (info.cols * 2 * Tile::kTokens), 1, p.token_tiles));
-  p.tiles = p.block_row_count * p.slices_per_block_row * p.token_tiles;
+  p.token_tiles = static_cast<int32_t>((args.tokens - 1) / Tile::kTokens + 1);
+  p.token_halves = static_cast<int32_t>((args.tokens - 1) / (Tile::kTokens / 2) + 1);
+  const int slices = p.block_row_count * p.slices_per_block_row;
+  const int ctas = std::min(multiprocessors, kMaxGrid);
+  const int64_t token_tile_bytes = info.cols * 2 * Tile::kTokens;
+  const int64_t panel =
+      std::max(panel_bytes(kTileRows) / token_tile_bytes,
+               std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes));
+  p.panel_token_tiles = static_cast<int32_t>(std::clamp<int64_t>(panel, 1, p.token_tiles));
+  const int tiles = slices * p.token_tiles;
+  balance(p, info.max_blocks_in_row, ctas);
 
   const auto kernel = reinterpret_cast<const void*>(hopper_kernel<Element, kTileRows>);
   DJLBSR_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    Tile::kSharedBytes));
   void* arguments[] = {&p};
-  const dim3 grid(static_cast<unsigned>(std::min({p.tiles, multiprocessors, kMaxGrid})));
+  const dim3 grid(static_cast<unsigned>(std::min(2 * tiles, ctas))); /* of half tiles, if need be */
   DJLBSR_CUDA(cudaLaunchKernel(kernel, grid, dim3(kHopperThreads), arguments, Tile::kSharedBytes,
                                static_cast<cudaStream_t>(args.stream)));
 }

@@ -17,29 +17,20 @@ __device__ inline void produce_x(const PanelParams& p, const PanelRings<Tile>& r
     const PanelPlace place = panel_place<Tile>(p, tile);
     if (place.begin == place.end) {
       ptx::mbarrier_wait(rings.x_empty(ring.stage), ring.parity ^ 1);
-      if (lane == 0) {
-        rings.steps()[ring.stage] = kLastPanel;
-        ptx::mbarrier_arrive(rings.x_full(ring.stage));
-      }
+      if (lane == 0) ptx::mbarrier_arrive(rings.x_full(ring.stage));
       ring.advance();
       continue;
     }
     int32_t panel = 0;
-    int32_t steps = 0;
     for (int32_t i = place.begin; i < place.end; ++i) {
       const int from = (i - place.begin) % 32;
       if (from == 0) {
-        const int32_t own = min(i + lane, p.entry_count - 1);
-        panel = clamp(__ldg(&p.entries[own].panel), 0, 1 << 23);
-        const int32_t begin = clamp(__ldg(&p.entries[own].step[rank]), 0, p.step_count);
-        steps = clamp(__ldg(&p.entries[own + 1].step[rank]), begin, p.step_count) - begin;
+        panel = clamp(__ldg(&p.entries[min(i + lane, p.entry_count - 1)].panel), 0, 1 << 23);
       }
       const int32_t col = __shfl_sync(~0u, panel, from) * Tile::kCols;
-      const uint32_t count = __shfl_sync(~0u, steps, from);
       ptx::mbarrier_wait(rings.x_empty(ring.stage), ring.parity ^ 1);
       if (lane == 0) {
         const uint32_t barrier = rings.x_full(ring.stage);
-        rings.steps()[ring.stage] = count | (i + 1 == place.end ? kLastPanel : 0);
         ptx::mbarrier_expect_bytes(barrier, Tile::kXBytes);
         ptx::load_box_for_pair(rings.x(ring.stage) + rank * Tile::kBoxBytes, &p.x,
                                Tile::kRowsOnM ? col : col + rank * 64,
@@ -51,26 +42,50 @@ __device__ inline void produce_x(const PanelParams& p, const PanelRings<Tile>& r
   }
 }
 
+/* Hands the consumers a chunk, or a panel without one. */
+template <typename Tile>
+__device__ inline void push_chunk(const PanelRings<Tile>& rings, Ring<Tile::kChunkStages>& ring,
+                                  uint32_t flags, const char* chunk, uint32_t bytes) {
+  ptx::mbarrier_wait(rings.chunk_empty(ring.stage), ring.parity ^ 1);
+  if (threadIdx.x % 32 == 0) {
+    const uint32_t barrier = rings.chunk_full(ring.stage);
+    ptx::store_shared(rings.flags(ring.stage), flags, bytes > 0 ? ~0u : 0);
+    ptx::mbarrier_expect_bytes(barrier, bytes);
+    if (bytes > 0) ptx::load_bytes(rings.chunk(ring.stage), chunk, bytes, barrier);
+  }
+  __syncwarp();
+  ring.advance();
+}
+
 /* One warp: loads the chunks of this CTA's tiles. */
 template <typename Tile>
 __device__ inline void produce_chunks(const PanelParams& p, const PanelRings<Tile>& rings) {
   const int lane = threadIdx.x % 32;
   const uint32_t rank = ptx::cluster_rank();
+  /* Of altered tables too, no more than there is. */
+  const auto most = static_cast<uint32_t>(min(int64_t{Tile::kChunkBytes}, p.chunk_bytes));
   Ring<Tile::kChunkStages> ring;
   for (int32_t tile = blockIdx.x / 2; tile < p.tiles; tile += gridDim.x / 2) {
     const PanelPlace place = panel_place<Tile>(p, tile);
-    if (place.begin == place.end) continue;
-    /* The steps of a tile follow each other. As produce_x counts them, entry by entry. */
+    if (place.begin == place.end) {
+      push_chunk<Tile>(rings, ring, kLastOfPanel | kLastOfTile, nullptr, 0);
+      continue;
+    }
+    /* The steps of a tile follow each other. */
     for (int32_t first = place.begin; first < place.end; first += 32) {
       const int32_t own = min(first + lane, place.end - 1);
       const int32_t own_begin = clamp(__ldg(&p.entries[own].step[rank]), 0, p.step_count);
       const int32_t own_end = clamp(__ldg(&p.entries[own + 1].step[rank]), own_begin, p.step_count);
-      const int entries = min(32, place.end - first);
       PanelStep step = {};
       int32_t step_base = -32; /* of the 32 steps that the lanes hold */
-      for (int entry = 0; entry < entries; ++entry) {
+      for (int entry = 0; entry < min(32, place.end - first); ++entry) {
+        int32_t s = __shfl_sync(~0u, own_begin, entry);
         const int32_t end = __shfl_sync(~0u, own_end, entry);
-        for (int32_t s = __shfl_sync(~0u, own_begin, entry); s < end; ++s) {
+        const uint32_t of_tile = first + entry + 1 == place.end ? kLastOfTile : 0;
+        if (s == end) {
+          push_chunk<Tile>(rings, ring, kLastOfPanel | of_tile, nullptr, 0);
+        }
+        for (; s < end; ++s) {
           if (s < step_base || s - step_base >= 32) {
             step_base = s;
             const int32_t at = min(s + lane, p.step_count - 1);
@@ -78,21 +93,10 @@ __device__ inline void produce_chunks(const PanelParams& p, const PanelRings<Til
             step.bytes = __ldg(&p.steps[at].bytes);
           }
           const int64_t offset = int64_t{__shfl_sync(~0u, step.chunk, s - step_base)} * kPanelUnit;
-          /* Of altered tables too, no more than there is. */
-          const auto most = static_cast<uint32_t>(min(int64_t{Tile::kChunkBytes}, p.chunk_bytes));
           const uint32_t bytes =
               min(__shfl_sync(~0u, step.bytes, s - step_base) / kPanelUnit * kPanelUnit, most);
-          ptx::mbarrier_wait(rings.chunk_empty(ring.stage), ring.parity ^ 1);
-          if (lane == 0) {
-            const uint32_t barrier = rings.chunk_full(ring.stage);
-            ptx::mbarrier_expect_bytes(barrier, bytes);
-            if (bytes > 0) {
-              ptx::load_bytes(rings.chunk(ring.stage),
-                              p.chunks + min(offset, p.chunk_bytes - bytes), bytes, barrier);
-            }
-          }
-          __syncwarp();
-          ring.advance();
+          push_chunk<Tile>(rings, ring, s + 1 == end ? kLastOfPanel | of_tile : 0,
+                           p.chunks + min(offset, p.chunk_bytes - bytes), bytes);
         }
       }
     }

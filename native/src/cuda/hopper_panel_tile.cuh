@@ -14,7 +14,10 @@
 namespace djlbsr::cuda {
 
 constexpr int kPanelThreads = (1 + kPanelConsumers) * 128;
-constexpr uint32_t kLastPanel = 1u << 31;
+/* What the consumers must know of a chunk beside its header: these flags, and in a second word 0
+ * where there is no chunk, else ~0. */
+constexpr uint32_t kLastOfPanel = 1;
+constexpr uint32_t kLastOfTile = 2;
 
 struct PanelParams {
   CUtensorMap x; /* [tokens, cols] in boxes of 128 tokens x 64 */
@@ -37,6 +40,9 @@ struct PanelParams {
   int32_t tiles;
 };
 
+/* The or of all lanes' values, all the same or 0. The compiler learns that it is uniform. */
+__device__ inline uint32_t warp_uniform(uint32_t value) { return __reduce_or_sync(~0u, value); }
+
 template <int kBlockSide, int kChunkSlots>
 struct PanelTile {
   static constexpr int kBlock = kBlockSide;
@@ -57,18 +63,20 @@ struct PanelTile {
   static constexpr int kBoxBytes = 128 * 128;
   static constexpr int kXBytes = 2 * kBoxBytes;
   static constexpr int kChunkStages = kRowsOnM ? 3 : 4;
-  static constexpr int kXStages = kChunkSlots * kSlotBytes > 16 * 1024 && !kRowsOnM ? 3 : 4;
-  /* A consumer turns 32 tokens x 64 rows of y, or its warps 16 tokens x 64 rows each. */
+  static constexpr int kXStages = kChunkSlots * kSlotBytes > 24 * 1024 ? 3 : 4;
+  /* A consumer turns 32 tokens x 64 rows of y, or its warps 8 tokens x 64 rows each. */
   static constexpr int kStoreTokens = 32;
-  static constexpr int kWarpStoreBytes = 16 * 128;
+  static constexpr int kWarpStoreBytes = 8 * 128;
   static constexpr int kStoreBytes = kRowsOnM ? kStoreTokens * 128 : 4 * kWarpStoreBytes;
 
-  static constexpr int kChunks = kXStages * kXBytes;
-  static constexpr int kStores = kChunks + kChunkStages * kChunkBytes;
+  /* Chunks first: masks of an altered header lead into x, not past shared memory. */
+  static constexpr int kX = (kChunkStages * kChunkBytes + 1023) / 1024 * 1024;
+  static constexpr int kStores = kX + kXStages * kXBytes;
   static constexpr int kBarriers = kStores + kPanelConsumers * kStoreBytes;
-  static constexpr int kSteps = kBarriers + 2 * (kXStages + kChunkStages) * 8;
-  static constexpr int kSharedBytes = kSteps + kXStages * 4;
+  static constexpr int kFlags = kBarriers + 2 * (kXStages + kChunkStages) * 8;
+  static constexpr int kSharedBytes = kFlags + kChunkStages * 8;
   static_assert(kSharedBytes <= 227 * 1024, "shared memory of a CTA");
+  static_assert(kSquaresDown * kSquaresAcross * kSlotBytes <= kXStages * kXBytes, "as said above");
 };
 
 /* The rings of a CTA; addresses of shared memory. */
@@ -77,22 +85,20 @@ struct PanelRings {
   char* shared;
   uint32_t base;
 
-  __device__ explicit PanelRings(char* memory)
-      : shared(memory), base(ptx::shared_address(memory)) {}
-  __device__ uint32_t x(int stage) const { return base + stage * Tile::kXBytes; }
-  __device__ uint32_t chunk(int stage) const {
-    return base + Tile::kChunks + stage * Tile::kChunkBytes;
+  __device__ explicit PanelRings(char* memory) : shared(memory) {
+    /* Opaque: the compiler would compute it again for every use. */
+    asm volatile("mov.u32 %0, %1;" : "=r"(base) : "r"(ptx::shared_address(memory)));
+    base = warp_uniform(base);
   }
+  __device__ uint32_t chunk(int stage) const { return base + stage * Tile::kChunkBytes; }
+  __device__ uint32_t x(int stage) const { return base + Tile::kX + stage * Tile::kXBytes; }
   __device__ uint32_t x_full(int stage) const { return base + Tile::kBarriers + stage * 8; }
   __device__ uint32_t x_empty(int stage) const { return x_full(Tile::kXStages + stage); }
   __device__ uint32_t chunk_full(int stage) const { return x_full(2 * Tile::kXStages + stage); }
   __device__ uint32_t chunk_empty(int stage) const {
     return chunk_full(Tile::kChunkStages + stage);
   }
-  /* Steps of the panel in a stage, and whether it is the last of the tile. */
-  __device__ volatile uint32_t* steps() const {
-    return reinterpret_cast<volatile uint32_t*>(shared + Tile::kSteps);
-  }
+  __device__ uint32_t flags(int stage) const { return base + Tile::kFlags + stage * 8; }
 };
 
 /* Where a tile lies: token tiles in groups whose x fits into half of L2, pairs inside a group. */

@@ -138,9 +138,9 @@ void hopper_panels(const djlbsr_info& info, const void* packed, const djlbsr_lin
       case 64:
         return launch<Element, 64, 3>;
       case 32:
-        return shape.slots == 8 ? launch<Element, 32, 8> : launch<Element, 32, 12>;
+        return shape.slots == 10 ? launch<Element, 32, 10> : launch<Element, 32, 14>;
       default:
-        return shape.slots == 32 ? launch<Element, 16, 32> : launch<Element, 16, 48>;
+        return shape.slots == 40 ? launch<Element, 16, 40> : launch<Element, 16, 56>;
     }
   };
   const auto function = info.dtype == DJLBSR_FLOAT16 ? run(__half()) : run(__nv_bfloat16());

@@ -17,6 +17,45 @@ __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+/* 0 for lanes that do not read. */
+__device__ inline uint4 load_shared_if(bool reads, uint32_t address) {
+  uint4 v;
+  asm volatile(
+      "{\n"
+      ".reg .pred reads;\n"
+      "setp.ne.u32 reads, %5, 0;\n"
+      "mov.u32 %0, 0;\n"
+      "mov.u32 %1, 0;\n"
+      "mov.u32 %2, 0;\n"
+      "mov.u32 %3, 0;\n"
+      "@reads ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+      : "r"(address), "r"(static_cast<uint32_t>(reads))
+      : "memory");
+  return v;
+}
+
+__device__ inline uint2 load_shared_pair_if(bool reads, uint32_t address) {
+  uint2 v;
+  asm volatile(
+      "{\n"
+      ".reg .pred reads;\n"
+      "setp.ne.u32 reads, %3, 0;\n"
+      "mov.u32 %0, 0;\n"
+      "mov.u32 %1, 0;\n"
+      "@reads ld.shared.v2.u32 {%0, %1}, [%2];\n"
+      "}"
+      : "=&r"(v.x), "=&r"(v.y)
+      : "r"(address), "r"(static_cast<uint32_t>(reads))
+      : "memory");
+  return v;
+}
+
+__device__ inline void store_shared(uint32_t address, uint32_t a, uint32_t b) {
+  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
+}
+
 /* ---- mbarrier ---- */
 
 __device__ inline void mbarrier_init(uint32_t barrier, uint32_t arrivals) {
@@ -63,16 +102,9 @@ __device__ inline bool mbarrier_test(uint32_t barrier, uint32_t parity) {
   return done != 0;
 }
 
-/* Arrives at the barrier that lies at the same place in a CTA of the cluster. */
-__device__ inline void mbarrier_arrive_at(uint32_t barrier, uint32_t cta) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
-      "}" ::"r"(barrier),
-      "r"(cta)
-      : "memory");
+/* Arrives at a barrier of the cluster. */
+__device__ inline void mbarrier_arrive_in_cluster(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 /* ---- clusters ---- */
@@ -85,6 +117,22 @@ __device__ inline uint32_t cluster_rank() {
 
 __device__ inline void cluster_sync() {
   asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+/* Where in the cluster's shared memory a CTA has what this one has at an address. */
+__device__ inline uint32_t address_in_cta(uint32_t address, uint32_t cta) {
+  uint32_t remote;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(cta));
+  return remote;
+}
+
+__device__ inline float4 load_float4_from_cta(uint32_t address) {
+  float4 v;
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
 }
 
 /* ---- bulk tensor copies ---- */
@@ -112,6 +160,32 @@ __device__ inline void load_box_for_pair(uint32_t destination, const CUtensorMap
       "l"(map), "r"(inner), "r"(outer), "r"(barrier), "h"(static_cast<uint16_t>(3))
       : "memory");
 }
+
+/*
+ * A box from shared memory to the tensor; elements outside the tensor are left out. Its lines are
+ * the first to leave L2.
+ */
+__device__ inline void store_box(const CUtensorMap* map, uint32_t source, int32_t inner,
+                                 int32_t outer) {
+  asm volatile(
+      "{\n"
+      ".reg .b64 policy;\n"
+      "createpolicy.fractional.L2::evict_first.b64 policy;\n"
+      "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group.L2::cache_hint "
+      "[%0, {%1, %2}], [%3], policy;\n"
+      "}" ::"l"(map),
+      "r"(inner), "r"(outer), "r"(source)
+      : "memory");
+}
+
+__device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+/* Until this thread's stores no longer need their shared memory. */
+__device__ inline void wait_stores_read() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+__device__ inline void wait_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 /* Adjacent bytes, a multiple of 16 at a multiple of 16. */
 __device__ inline void load_bytes(uint32_t destination, const void* source, uint32_t bytes,
@@ -145,6 +219,11 @@ __device__ inline void warpgroup_sync(int id) {
   asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
 }
 
+/* A barrier of some whole warps of the CTA. */
+__device__ inline void warps_sync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 /* Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8. */
 __device__ inline void store_matrices(uint32_t address, uint32_t a, uint32_t b, uint32_t c,
                                       uint32_t d) {
@@ -161,6 +240,13 @@ __device__ inline void store_matrices_transposed(uint32_t address, uint32_t a, u
       "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
       "r"(a), "r"(b), "r"(c), "r"(d)
       : "memory");
+}
+
+/* Two of them; lanes 0 to 15 give the addresses. */
+__device__ inline void store_two_matrices_transposed(uint32_t address, uint32_t a, uint32_t b) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address),
+               "r"(a), "r"(b)
+               : "memory");
 }
 
 /* ---- wgmma ---- */
@@ -191,11 +277,9 @@ __device__ inline uint64_t operand(uint32_t address) {
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
 #define DJLBSR_32(d, i) DJLBSR_8(d, i), DJLBSR_8(d, i + 8), DJLBSR_8(d, i + 16), DJLBSR_8(d, i + 24)
-#define DJLBSR_WGMMA_N256(types)                                                                 \
+#define DJLBSR_WGMMA_N256(types, test)                                                           \
   "{\n"                                                                                          \
-  ".reg .pred add;\n"                                                                            \
-  "setp.eq.u32 add, 0, 0;\n"                                                                     \
-  "wgmma.mma_async.sync.aligned.m64n256k16.f32." types                                           \
+  ".reg .pred add;\n" test "wgmma.mma_async.sync.aligned.m64n256k16.f32." types                  \
   " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                     \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "             \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "             \
@@ -216,23 +300,42 @@ __device__ inline void wgmma_64x256x16(float (&d)[128], uint64_t a, uint64_t b);
 
 template <>
 __device__ inline void wgmma_64x256x16<__half>(float (&d)[128], uint64_t a, uint64_t b) {
-  asm volatile(DJLBSR_WGMMA_N256("f16.f16")
+  asm volatile(DJLBSR_WGMMA_N256("f16.f16", "setp.eq.u32 add, 0, 0;\n")
                : DJLBSR_32(d, 0), DJLBSR_32(d, 32), DJLBSR_32(d, 64), DJLBSR_32(d, 96)
                : "l"(a), "l"(b));
 }
 
 template <>
 __device__ inline void wgmma_64x256x16<__nv_bfloat16>(float (&d)[128], uint64_t a, uint64_t b) {
-  asm volatile(DJLBSR_WGMMA_N256("bf16.bf16")
+  asm volatile(DJLBSR_WGMMA_N256("bf16.bf16", "setp.eq.u32 add, 0, 0;\n")
                : DJLBSR_32(d, 0), DJLBSR_32(d, 32), DJLBSR_32(d, 64), DJLBSR_32(d, 96)
                : "l"(a), "l"(b));
+}
+
+/* The same, d = (add ? d : 0) + a * b^T. */
+template <typename Element>
+__device__ inline void wgmma_64x256x16(float (&d)[128], uint64_t a, uint64_t b, bool add);
+
+template <>
+__device__ inline void wgmma_64x256x16<__half>(float (&d)[128], uint64_t a, uint64_t b, bool add) {
+  asm volatile(DJLBSR_WGMMA_N256("f16.f16", "setp.ne.u32 add, %130, 0;\n")
+               : DJLBSR_32(d, 0), DJLBSR_32(d, 32), DJLBSR_32(d, 64), DJLBSR_32(d, 96)
+               : "l"(a), "l"(b), "r"(static_cast<uint32_t>(add)));
+}
+
+template <>
+__device__ inline void wgmma_64x256x16<__nv_bfloat16>(float (&d)[128], uint64_t a, uint64_t b,
+                                                      bool add) {
+  asm volatile(DJLBSR_WGMMA_N256("bf16.bf16", "setp.ne.u32 add, %130, 0;\n")
+               : DJLBSR_32(d, 0), DJLBSR_32(d, 32), DJLBSR_32(d, 64), DJLBSR_32(d, 96)
+               : "l"(a), "l"(b), "r"(static_cast<uint32_t>(add)));
 }
 
 #undef DJLBSR_WGMMA_N256
 
 /*
- * The same for b of 16, 32 or 128 rows. A descriptor is given as its two halves: the low one has
- * the address, so that moving it takes 32-bit arithmetic. d is a part of the accumulators.
+ * The same for b of 16, 32, 64 or 128 rows. A descriptor is given as its two halves: the low one
+ * has the address, so that moving it takes 32-bit arithmetic. d is a part of the accumulators.
  */
 struct Operands {
   uint32_t a, a_high, b, b_high;
@@ -251,15 +354,15 @@ struct Operands {
   "}"
 #define DJLBSR_LIST_8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define DJLBSR_LIST_16 DJLBSR_LIST_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define DJLBSR_LIST_32                                                                \
-  DJLBSR_LIST_16                                                                      \
-      ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, " \
-      "%31"
-#define DJLBSR_LIST_64                                                                \
-  DJLBSR_LIST_32                                                                      \
-      ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, " \
-      "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "   \
-      "%62, %63"
+#define DJLBSR_LIST_32                                                            \
+  DJLBSR_LIST_16                                                                  \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, " \
+  "%31"
+#define DJLBSR_LIST_64                                                            \
+  DJLBSR_LIST_32                                                                  \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, " \
+  "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "   \
+  "%62, %63"
 
 template <typename Element, int kRows>
 struct WgmmaSmall;
@@ -281,6 +384,14 @@ struct WgmmaSmall;
     }                                                                                            \
   };                                                                                             \
   template <>                                                                                    \
+  struct WgmmaSmall<Element, 64> {                                                               \
+    __device__ static void run(float* d, const Operands& o) {                                    \
+      asm volatile(DJLBSR_WGMMA("m64n64k16", types, DJLBSR_LIST_32, "%32", "%33", "%34", "%35")  \
+                   : DJLBSR_32(d, 0)                                                             \
+                   : "r"(o.a), "r"(o.a_high), "r"(o.b), "r"(o.b_high));                          \
+    }                                                                                            \
+  };                                                                                             \
+  template <>                                                                                    \
   struct WgmmaSmall<Element, 128> {                                                              \
     __device__ static void run(float* d, const Operands& o) {                                    \
       asm volatile(DJLBSR_WGMMA("m64n128k16", types, DJLBSR_LIST_64, "%64", "%65", "%66", "%67") \
@@ -291,6 +402,28 @@ struct WgmmaSmall;
 DJLBSR_SMALL(__half, "f16.f16")
 DJLBSR_SMALL(__nv_bfloat16, "bf16.bf16")
 #undef DJLBSR_SMALL
+
+/* d[0..63] = (add ? d : 0) + a * b^T for a of 64 x 16 and b of 128 x 16 elements. */
+template <typename Element>
+__device__ inline void wgmma_64x128x16(float (&d)[128], uint64_t a, uint64_t b, bool add);
+
+#define DJLBSR_WGMMA_N128(Element, types)                                                 \
+  template <>                                                                             \
+  __device__ inline void wgmma_64x128x16<Element>(float(&d)[128], uint64_t a, uint64_t b, \
+                                                  bool add) {                             \
+    asm volatile(                                                                         \
+        "{\n"                                                                             \
+        ".reg .pred add;\n"                                                               \
+        "setp.ne.u32 add, %66, 0;\n"                                                      \
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32." types " {" DJLBSR_LIST_64          \
+        "}, %64, %65, add, 1, 1, 0, 0;\n"                                                 \
+        "}"                                                                               \
+        : DJLBSR_32(d, 0), DJLBSR_32(d, 32)                                               \
+        : "l"(a), "l"(b), "r"(static_cast<uint32_t>(add)));                               \
+  }
+DJLBSR_WGMMA_N128(__half, "f16.f16")
+DJLBSR_WGMMA_N128(__nv_bfloat16, "bf16.bf16")
+#undef DJLBSR_WGMMA_N128
 #undef DJLBSR_LIST_64
 #undef DJLBSR_LIST_32
 #undef DJLBSR_LIST_16

@@ -4,11 +4,14 @@
  * Which CTA of a persistent Hopper kernel computes which tiles, and the pieces that hand them on.
  *
  * Tiles are ordered by panels of tokens whose x fits in half of L2, inside a panel by falling
- * number of stored blocks. A scheduler warp of every CTA deals them out, gridDim.x at a time, the
- * longest to the CTA with the least work so far: all CTAs compute the same deal, so that none has
- * to tell another and no counter in global memory is needed.
+ * number of stored blocks. Block-rows that would outlast two panels start some panels early; those
+ * that would outlast all others are cut to half tiles of tokens. A scheduler warp of every CTA
+ * deals the tiles out, the longest to the CTA with the least work so far: all CTAs compute the same
+ * deal, so that none has to tell another and no counter in global memory is needed.
  */
 #pragma once
+
+#include <algorithm>
 
 #include "cuda/element.cuh"
 #include "cuda/hopper_ptx.cuh"
@@ -17,9 +20,12 @@ namespace djlbsr::cuda {
 
 constexpr int kWarpgroup = 128;
 constexpr int kMaxSortedRows = 512;
-constexpr int kMaxGrid = 160;         /* CTAs that the scheduler knows; an H100 has 132 */
-constexpr int kTileOverheadSteps = 2; /* of a tile's start and end, in steps */
-constexpr int kSlots = 8;             /* of tiles dealt and not yet begun */
+constexpr int kMaxGrid = 160; /* CTAs that the scheduler knows; an H100 has 132 */
+constexpr int kSlots = 8;     /* of tiles dealt and not yet begun */
+/* What a CTA's time goes into: a step, one of a half tile, and a tile's start and end. */
+constexpr int kStepCost = 8;
+constexpr int kHalfStepCost = 5;
+constexpr int kTileCost = 16;
 
 /* A weight, and how its product is cut into tiles. */
 struct ScheduleParams {
@@ -32,9 +38,34 @@ struct ScheduleParams {
   int32_t steps_per_block; /* the length of a block in the kernel's steps */
   int32_t slices_per_block_row;
   int32_t token_tiles;
+  int32_t token_halves; /* half tiles that have tokens */
   int32_t panel_token_tiles;
-  int32_t tiles;
+  int32_t early_blocks; /* a block-row of more starts early_panels early */
+  int32_t early_panels;
+  int32_t narrow_blocks; /* a block-row of more is cut to half tiles */
 };
+
+/* Sets the last three, for so many CTAs; the others are set. */
+inline void balance(ScheduleParams& p, int64_t longest_row, int64_t ctas) {
+  const double steps_cost = static_cast<double>(p.steps_per_block) * kStepCost;
+  const auto blocks_of = [&](double cost) {
+    return static_cast<int32_t>(std::clamp((cost - kTileCost) / steps_cost, 0.0, 1e9));
+  };
+  const double slices = static_cast<double>(p.block_row_count) * p.slices_per_block_row;
+  const double mean = static_cast<double>(p.nnzb) / p.block_row_count;
+  /* A CTA's share of a tile of tokens. */
+  const double share = (mean * steps_cost + kTileCost) * slices / static_cast<double>(ctas);
+  const double panel = share * p.panel_token_tiles;
+  const double longest = static_cast<double>(longest_row) * steps_cost + kTileCost;
+  p.early_blocks = blocks_of(2 * panel);
+  p.early_panels = static_cast<int32_t>(std::min(longest / panel, 1e6));
+  /* Beyond a CTA's share and the mean, and longer than a tile's own cost makes up for. */
+  const double narrow =
+      std::max({1.5 * share * p.token_tiles, 2.5 * mean * steps_cost, 8.0 * kTileCost});
+  p.narrow_blocks = slices * p.token_tiles <= static_cast<double>(ctas)
+                        ? -1 /* all of them: there are CTAs for twice the tiles */
+                        : blocks_of(narrow);
+}
 
 /* One tile of work. What is loaded is clamped at its use, so that a load can stay in flight. */
 struct TileWork {
@@ -43,6 +74,7 @@ struct TileWork {
   int32_t block_row;
   int32_t row_in_block;
   int32_t token;
+  bool narrow; /* half the tokens */
 
   __device__ int32_t first(const ScheduleParams& p) const { return clamp(begin, 0, p.nnzb); }
   __device__ int32_t blocks(const ScheduleParams& p) const {
@@ -56,32 +88,26 @@ struct RankedRow {
   uint16_t blocks;
 };
 
-/* Where a tile lies, from its number in the order of the schedule. */
+/* A tile, as it is dealt. */
 struct TilePlace {
-  uint32_t token_tile;
-  uint32_t position; /* of its block-row among those ranked */
-  uint32_t slice;    /* of that block-row */
+  uint32_t slice;  /* of the block-rows as ranked; kNoTile ends them */
+  uint32_t tokens; /* the first half tile of tokens, and kNarrow where it is just that */
+
+  static constexpr uint32_t kNoTile = ~0u;
+  static constexpr uint32_t kNarrow = 1u << 31;
+  __device__ bool last() const { return slice == kNoTile; }
 };
 
-__device__ inline TilePlace place_of(const ScheduleParams& p, uint32_t tile) {
-  const uint32_t slices = p.block_row_count * p.slices_per_block_row;
-  const uint32_t panel_tiles = slices * p.panel_token_tiles;
-  const uint32_t first_token_tile = tile / panel_tiles * p.panel_token_tiles;
-  const uint32_t in_panel = tile % panel_tiles;
-  const uint32_t width = min(p.panel_token_tiles, p.token_tiles - first_token_tile);
-  const uint32_t slice = in_panel / width;
-  return {first_token_tile + in_panel % width, slice / p.slices_per_block_row,
-          slice % p.slices_per_block_row};
-}
-
 template <typename Tile>
-__device__ inline TileWork work_of(const ScheduleParams& p, const RankedRow* order, uint32_t tile) {
+__device__ inline TileWork work_of(const ScheduleParams& p, const RankedRow* order,
+                                   TilePlace place) {
   TileWork work = {};
-  if (tile >= static_cast<uint32_t>(p.tiles)) return work;
-  const TilePlace place = place_of(p, tile);
-  work.block_row = p.block_row_count <= kMaxSortedRows ? order[place.position].row : place.position;
-  work.row_in_block = place.slice * Tile::kRows;
-  work.token = place.token_tile * Tile::kTokens;
+  if (place.last()) return work;
+  const uint32_t position = place.slice / p.slices_per_block_row;
+  work.block_row = p.block_row_count <= kMaxSortedRows ? order[position].row : position;
+  work.row_in_block = place.slice % p.slices_per_block_row * Tile::kRows;
+  work.token = (place.tokens & ~TilePlace::kNarrow) * (Tile::kTokens / 2);
+  work.narrow = (place.tokens & TilePlace::kNarrow) != 0;
   work.begin = __ldg(p.crow + work.block_row);
   work.end = __ldg(p.crow + work.block_row + 1);
   return work;
@@ -118,81 +144,170 @@ struct Ring {
   }
 };
 
-/* The tiles of this CTA, from its scheduler warp to its other warps; p.tiles ends them. */
+/* The tiles of this CTA, from its scheduler warp to its other warps. */
 struct TileQueue {
   uint32_t barriers; /* kSlots full ones, kSlots empty ones */
-  volatile uint32_t* tiles;
+  volatile TilePlace* places;
   Ring<kSlots> ring;
 
-  __device__ void push(uint32_t tile) {
+  __device__ void push(TilePlace place) {
     ptx::mbarrier_wait(barriers + (kSlots + ring.stage) * 8, ring.parity ^ 1);
     if (threadIdx.x % 32 == 0) {
-      tiles[ring.stage] = tile;
+      places[ring.stage].slice = place.slice;
+      places[ring.stage].tokens = place.tokens;
       ptx::mbarrier_arrive(barriers + ring.stage * 8);
     }
     __syncwarp();
     ring.advance();
   }
 
-  __device__ uint32_t pop() {
+  __device__ TilePlace pop() {
     ptx::mbarrier_wait(barriers + ring.stage * 8, ring.parity);
-    const uint32_t tile = tiles[ring.stage];
+    const TilePlace place = {places[ring.stage].slice, places[ring.stage].tokens};
     __syncwarp();
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(barriers + (kSlots + ring.stage) * 8);
     ring.advance();
-    return tile;
+    return place;
   }
 };
 
-/* One warp: deals the tiles of all CTAs and queues those of this one. */
-__device__ inline void schedule(const ScheduleParams& p, const RankedRow* order, TileQueue queue) {
-  constexpr int kPerLane = kMaxGrid / 32;
-  const uint32_t lane = threadIdx.x % 32;
-  const uint32_t tiles = p.tiles;
-  const uint32_t steps_per_block = p.steps_per_block;
-  const uint32_t panel_tiles = p.block_row_count * p.slices_per_block_row * p.panel_token_tiles;
-  /* Steps so far of CTA 32j + lane, above the CTA's number in 8 bits, which decides between equals.
-   */
-  uint32_t keys[kPerLane];
-#pragma unroll
-  for (int j = 0; j < kPerLane; ++j) {
-    keys[j] = j * 32 + lane < gridDim.x ? j * 32 + lane : ~0u;
-  }
-  for (uint32_t begin = 0; begin < tiles;) {
-    const uint32_t panel_end = min(tiles, (begin / panel_tiles + 1) * panel_tiles);
-    const uint32_t count = min(gridDim.x, panel_end - begin);
-    uint32_t ranks[kPerLane];
-#pragma unroll
-    for (int j = 0; j < kPerLane; ++j) ranks[j] = begin == 0 ? keys[j] : 0;
-    if (begin > 0) {
-#pragma unroll
-      for (int k = 0; k < kPerLane; ++k) {
-#pragma unroll 8
-        for (int other = 0; other < 32; ++other) {
-          const uint32_t key = __shfl_sync(~0u, keys[k], other);
-#pragma unroll
-          for (int j = 0; j < kPerLane; ++j) ranks[j] += key < keys[j];
-        }
-      }
-    }
-    uint32_t own = ~0u;
+/* A warp that deals the tiles of all CTAs and queues those of its own. */
+class Scheduler {
+ public:
+  /* shared_keys is scratch of kMaxGrid. */
+  __device__ Scheduler(const ScheduleParams& p, const RankedRow* order, TileQueue queue,
+                       uint32_t* shared_keys)
+      : p_(p), order_(order), queue_(queue), shared_keys_(shared_keys) {
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) {
-      if (ranks[j] >= count || keys[j] == ~0u) continue;
-      const uint32_t tile = begin + ranks[j];
-      const uint32_t position = place_of(p, tile).position;
-      const uint32_t blocks =
-          p.block_row_count <= kMaxSortedRows
-              ? order[position].blocks
-              : clamp(p.crow[position + 1], 0, p.nnzb) - clamp(p.crow[position], 0, p.nnzb);
-      keys[j] += (blocks * steps_per_block + kTileOverheadSteps) << 8;
-      if (j * 32 + lane == blockIdx.x) own = tile;
+      keys_[j] = j * 32 + lane() < gridDim.x ? j * 32 + lane() : ~0u;
     }
-    own = __reduce_min_sync(~0u, own);
-    if (own != ~0u) queue.push(own);
-    begin += count;
   }
-  queue.push(tiles);
-}
+
+  __device__ __forceinline__ void run() {
+    const int32_t early_rows = p_.early_panels == 0 ? 0 : rows_above(p_.early_blocks);
+    const int32_t narrow_rows = rows_above(p_.narrow_blocks);
+    for (int32_t panel = 0; panel * p_.panel_token_tiles < p_.token_tiles; ++panel) {
+      /* The early block-rows and the others, of each the narrow ones and the wide. */
+#pragma unroll 1 /* one copy of the code */
+      for (int part = 0; part < 4; ++part) {
+        const bool early = part < 2;
+        const bool narrow = part % 2 == 0;
+        const int32_t begin = early ? 0 : early_rows;
+        const int32_t end = early ? early_rows : p_.block_row_count;
+        const int32_t narrow_end = clamp(narrow_rows, begin, end);
+        const int32_t last_panel = early ? panel + p_.early_panels : panel;
+        const int32_t first_panel = panel == 0 ? 0 : last_panel;
+        const int32_t tokens = min(first_panel * p_.panel_token_tiles, p_.token_tiles);
+        const int32_t tokens_end = min((last_panel + 1) * p_.panel_token_tiles, p_.token_tiles);
+        deal(narrow ? begin : narrow_end, narrow ? narrow_end - begin : end - narrow_end, tokens,
+             tokens_end - tokens, narrow);
+      }
+    }
+    queue_.push({TilePlace::kNoTile, 0});
+  }
+
+ private:
+  static constexpr int kPerLane = kMaxGrid / 32;
+
+  __device__ static uint32_t lane() { return threadIdx.x % 32; }
+
+  /* How many block-rows, a part from the first of those ranked, have more blocks. */
+  __device__ int32_t rows_above(int32_t blocks) const {
+    int32_t rows = 0;
+    if (p_.block_row_count > kMaxSortedRows) return rows;
+    for (int32_t base = 0; base < p_.block_row_count; base += 32) {
+      const int32_t row = base + static_cast<int32_t>(lane());
+      rows += __popc(__ballot_sync(~0u, row < p_.block_row_count && order_[row].blocks > blocks));
+    }
+    return rows;
+  }
+
+  __device__ uint32_t cost(uint32_t position, bool narrow) const {
+    const uint32_t blocks =
+        p_.block_row_count <= kMaxSortedRows
+            ? order_[position].blocks
+            : clamp(p_.crow[position + 1], 0, p_.nnzb) - clamp(p_.crow[position], 0, p_.nnzb);
+    return blocks * p_.steps_per_block * (narrow ? kHalfStepCost : kStepCost) + kTileCost;
+  }
+
+  /* All tiles of block-rows by their rank and of `width` tiles of tokens. */
+  __device__ __forceinline__ void deal(int32_t position, int32_t positions, int32_t token_tile,
+                                       int32_t width, bool narrow) {
+    if (positions <= 0 || width <= 0) return;
+    const uint32_t across = narrow ? min(2 * width, p_.token_halves - 2 * token_tile) : width;
+    const uint32_t row_tiles = p_.slices_per_block_row * across;
+    const uint32_t tiles = positions * row_tiles;
+    for (uint32_t begin = 0; begin < tiles;) {
+      uint32_t count = min(gridDim.x, tiles - begin);
+      uint32_t ranks[kPerLane];
+      rank_ctas(ranks, count, cost(position + begin / row_tiles, narrow));
+      uint32_t own = ~0u;
+#pragma unroll
+      for (int j = 0; j < kPerLane; ++j) {
+        if (ranks[j] >= count) continue;
+        const uint32_t tile = begin + ranks[j];
+        if (j * 32 + lane() == blockIdx.x) own = tile;
+        keys_[j] += cost(position + tile / row_tiles, narrow) << 8;
+      }
+      own = __reduce_min_sync(~0u, own);
+      if (own != ~0u) {
+        const uint32_t half = own % across;
+        queue_.push({position * p_.slices_per_block_row + own / across,
+                     2 * token_tile + (narrow ? half | TilePlace::kNarrow : 2 * half)});
+      }
+      begin += count;
+    }
+  }
+
+  /*
+   * Ranks the CTAs by their work so far, at first by their numbers. Those that the least busy one,
+   * given a tile of this cost, would not catch up with get none: count may fall, to 1 at least.
+   */
+  __device__ __forceinline__ void rank_ctas(uint32_t (&ranks)[kPerLane], uint32_t& count,
+                                            uint32_t cost) {
+    if (idle_) {
+      idle_ = false;
+#pragma unroll
+      for (int j = 0; j < kPerLane; ++j) ranks[j] = keys_[j];
+      return;
+    }
+    uint32_t least = ~0u;
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) least = min(least, keys_[j]);
+    least = __reduce_min_sync(~0u, least) / 256;
+    uint32_t within = 0;
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      if (keys_[j] != ~0u) keys_[j] -= least * 256; /* so that no sum overflows */
+      within += keys_[j] / 256 <= cost;             /* the sentinels are above */
+      ranks[j] = 0;
+      shared_keys_[j * 32 + lane()] = keys_[j];
+    }
+    count = max(1, min(count, __reduce_add_sync(~0u, within)));
+    __syncwarp();
+#pragma unroll 4
+    for (uint32_t first = 0; first < gridDim.x; first += 4) {
+      const uint4 others = *reinterpret_cast<const uint4*>(shared_keys_ + first);
+#pragma unroll
+      for (int j = 0; j < kPerLane; ++j) {
+        ranks[j] += others.x < keys_[j];
+        ranks[j] += others.y < keys_[j];
+        ranks[j] += others.z < keys_[j];
+        ranks[j] += others.w < keys_[j];
+      }
+    }
+  }
+
+  const ScheduleParams& p_;
+  const RankedRow* order_;
+  TileQueue queue_;
+  uint32_t* shared_keys_;
+  /* Work of CTA 32j + lane, beyond the least busy one's, above its number in 8 bits, which
+   * decides between equals; ~0 where there is none. */
+  uint32_t keys_[kPerLane];
+  bool idle_ = true; /* nobody has a tile yet */
+};
 
 }  // namespace djlbsr::cuda

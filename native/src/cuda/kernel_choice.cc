@@ -37,9 +37,17 @@ bool hopper_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
                       aligned_16(args.x, args.x_stride, 2) && aligned_16(args.y, args.y_stride, 2);
   /* Tensor maps have 32-bit coordinates and strides below 2^40 bytes; tiles are counted in 32 bits.
    */
-  return served && info.nnzb <= kMaxCoordinate / info.block_rows &&
+  return served && info.nnzb <= kMaxCoordinate / info.block_rows && info.rows <= kMaxCoordinate &&
          args.tokens <= kMaxCoordinate - 512 && args.x_stride < int64_t{1} << 39 &&
+         args.y_stride < int64_t{1} << 39 &&
          args.tokens / 256 + 1 <= kMaxCoordinate / 4 / (info.rows / 64);
+}
+
+/* The same, but for its tiles of as few as 64 x 32 outputs in clusters of 4. */
+bool hopper_narrow_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
+                          int compute_capability) {
+  return hopper_serves(info, args, compute_capability) &&
+         args.tokens / 32 + 1 <= kMaxCoordinate / 4 / (info.rows / 64);
 }
 
 bool hopper_panels_serve(const djlbsr_info& info, const djlbsr_linear_args& args,
@@ -69,12 +77,29 @@ bool hopper_fp32_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
 
 bool never(const djlbsr_info&, const djlbsr_linear_args&, int) { return false; }
 
-/*
- * At 64 tokens sm80_f16_stream takes half the time of hopper_64x512 (64 x 64 blocks, 11008 x 4096),
- * at 128 the same.
- */
+/* Where hopper_narrow is not for a call: fewer tokens leave most of a tile unused. */
 bool above_64_tokens(const djlbsr_info&, const djlbsr_linear_args& args, int) {
   return args.tokens > 64;
+}
+
+/*
+ * From 17 tokens on hopper_narrow is faster than sm80_f16_stream, and than the persistent kernels
+ * up to about three tiles of 64 x 256 a multiprocessor; these compute 256 or 512 tokens in any
+ * case.
+ */
+bool few_tiles(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
+  return args.tokens > 16 &&
+         (args.tokens <= 128 || info.rows / 64 * ((args.tokens - 1) / 256 + 1) <= 396);
+}
+
+/*
+ * Where hopper_narrow leaves multiprocessors idle and waits for its longest slice of 64 rows, which
+ * has a step of 64 columns for every CTA.
+ */
+bool few_slices(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
+  return args.tokens > 16 && args.tokens <= 128 &&
+         info.rows / 64 * ((args.tokens - 1) / 64 + 1) <= 132 &&
+         info.nnzb * info.block_cols >= 4 * 64 * (info.rows / info.block_rows);
 }
 
 /* With fewer tiles of kTileRows x 128 most multiprocessors would be idle. */
@@ -142,6 +167,8 @@ struct Entry {
 
 /* In order of preference; the last serves and suits every call. */
 constexpr Entry kKernels[] = {
+    {Kernel::kHopperNarrowSplit, "hopper_narrow_split", hopper_narrow_serves, few_slices},
+    {Kernel::kHopperNarrow, "hopper_narrow", hopper_narrow_serves, few_tiles},
     {Kernel::kHopper128x256, "hopper_128x256", hopper_128_serves, above_64_tokens},
     {Kernel::kHopperPanels, "hopper_panels", hopper_panels_serve, enough_tiles<768, 32>},
     {Kernel::kHopper64x512, "hopper_64x512", hopper_serves, above_64_tokens},

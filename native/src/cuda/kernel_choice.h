@@ -19,6 +19,8 @@ enum class Kernel {
   kSm80F16Mma,
   kHopper128x256,
   kHopper64x512,
+  kHopperNarrow,
+  kHopperNarrowSplit,
   kHopperPanels,
   kHopperFp32x256,
   kHopperFp32x128,

@@ -7,6 +7,14 @@
 
 namespace djlbsr::cuda {
 
+/* A block-row. A packed weight has them by falling number of blocks, equal ones in their order. */
+struct BlockRow {
+  int32_t block_row;
+  int32_t first_block;
+  int32_t blocks;
+  int32_t reserved; /* 0 */
+};
+
 /* A weight and a call, as the kernels see them that read the values as they were packed. */
 struct LinearParams {
   const int32_t* crow;

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "cuda/launch_ptx.cuh"
+
 namespace djlbsr::cuda::ptx {
 
 __device__ inline uint32_t shared_address(const void* pointer) {
@@ -130,22 +132,11 @@ __device__ inline void store_shared_16(uint32_t address, uint4 v) {
                : "memory");
 }
 
-/* Lets the next kernel of the stream begin, as far as its dependency_wait. */
-__device__ inline void launch_dependents() {
+/* Asks L2 for memory; address and bytes are multiples of 16. */
+__device__ inline void prefetch_l2(const void* address, uint32_t bytes) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
 #endif
-}
-
-/* Returns when the kernels before are complete and what they wrote can be read. */
-__device__ inline void dependency_wait() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ inline void prefetch_l2(const void* address) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
 }  // namespace djlbsr::cuda::ptx

@@ -11,7 +11,7 @@ namespace {
 
 /* Stored share of the blocks from which 64 x 64 blocks gain by sharing x between block-rows. */
 constexpr double kSharingPays = 0.3;
-/* The same from which chunks of 24 KB pay for the stage of x that their memory costs. */
+/* The same from which chunks of 28 KB pay for the stage of x that their memory costs. */
 constexpr double kLongChunksPay = 0.25;
 
 int64_t align(int64_t offset) { return (offset + kPanelUnit - 1) / kPanelUnit * kPanelUnit; }
@@ -79,19 +79,17 @@ class StepWriter {
 
  private:
   int32_t consumer(const Square& s) const { return s.row / shape_.squares_down(); }
-  int32_t bit(const Square& s) const {
-    return s.row % shape_.squares_down() * shape_.squares_across() + s.k;
-  }
+  /* Its place in a chunk of all squares. */
+  int32_t place(const Square& s) const { return s.row * shape_.squares_across() + s.k; }
 
   void write_step(Square* begin, Square* end) {
-    std::sort(begin, end, [&](const Square& a, const Square& b) {
-      return consumer(a) * 64 + bit(a) < consumer(b) * 64 + bit(b);
-    });
+    std::sort(begin, end, [&](const Square& a, const Square& b) { return place(a) < place(b); });
     PanelStep step = {};
     step.chunk = chunk_;
     uint32_t target = chunk_ + static_cast<uint32_t>(shape_.header_bytes() / kPanelUnit);
     for (Square* s = begin; s != end; ++s) {
-      step.header[consumer(*s)].mask |= uint64_t{1} << bit(*s);
+      step.header[consumer(*s)].mask |= uint64_t{1}
+                                        << shape_.bit(s->row % shape_.squares_down(), s->k);
       for (int c = consumer(*s) + 1; c < kPanelConsumers; ++c) ++step.header[c].first;
       s->source.target = target;
       plan_.sources.push_back(s->source);
@@ -140,8 +138,8 @@ PanelShape panel_shape(const djlbsr_info& info) {
     shape.block = divides(32) ? 32 : divides(16) ? 16 : 0;
   }
   if (shape.block == 0) return {};
-  const int chunk = shape.block == 64 || density >= kLongChunksPay ? 24 * 1024 : 16 * 1024;
-  shape.slots = chunk / shape.slot_bytes();
+  const int chunk = shape.block == 64 ? 24 : density >= kLongChunksPay ? 28 : 20;
+  shape.slots = chunk * 1024 / shape.slot_bytes();
   /* Places in the chunks are 32 bits of units, squares and steps are counted in 31 bits. */
   const int64_t most_bytes = info.nnzb * (info.block_rows / shape.block) *
                              (info.block_cols / shape.block) *

@@ -10,8 +10,8 @@
  * For every panel in which a pair has a square there is an entry, and for every entry and tile
  * there are steps: at most `slots` squares, in memory one chunk of a header and the squares,
  * swizzled as wgmma reads them. A chunk goes to shared memory in one copy. Its header has a part
- * for each consumer, with a mask: bit r * squares_across + k is the square in row r and column k of
- * the consumer's part of the panel. Squares lie in the order of their consumers and bits.
+ * for each consumer, with a mask: bit(r, k) is the square in row r and column k of the consumer's
+ * part of the panel. Squares lie in the order of their consumers, rows and columns.
  */
 #pragma once
 
@@ -37,6 +37,9 @@ struct PanelShape {
   /* The squares of a consumer's part of a panel. */
   constexpr int32_t squares_down() const { return consumer_rows() / block; }
   constexpr int32_t squares_across() const { return cols() / block; }
+
+  /* Of a square in the mask. From the highest of 32 bits down: a GPU finds the highest fastest. */
+  constexpr int32_t bit(int32_t r, int32_t k) const { return (r * squares_across() + k) ^ 31; }
 
   constexpr int32_t slot_bytes() const { return block * block * 2; }
   /* 8 rows of a square are the period of its swizzle. */

@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kStreamThreads)
 
   const LinearParams& l = p.linear;
   ptx::launch_dependents();
-  prefetch_values(p);
+  prefetch_weight(p);
   ptx::dependency_wait();
   const int lane = threadIdx.x % kWarp;
   const int g = lane / 4;

@@ -12,7 +12,19 @@
 namespace djlbsr::cuda {
 namespace {
 
-constexpr int64_t kPrefetchBytes = 24 << 20; /* half of an H100's L2 */
+/*
+ * Half of an H100's L2. Of a larger weight only the structure is asked for: a part of the values
+ * gained nothing.
+ */
+constexpr int64_t kPrefetchBytes = 24 << 20;
+
+/*
+ * Measured on an H100: a copy engine asks for 0.17 TB/s, and from 40 CTAs on the requests are in
+ * the way of the kernel ahead, unless all of its CTAs began at once.
+ */
+constexpr int64_t kPrefetchingCtas = 24;
+constexpr int64_t kPrefetchingCtasOfOneWave = 64;
+constexpr int64_t kCtasAtOnce = 3; /* a multiprocessor's, of up to 16 tokens */
 
 struct Call {
   const djlbsr_info& info;
@@ -30,19 +42,10 @@ constexpr bool built_for(int architecture) {
   return false;
 }
 
-Call call_on_current_device(const djlbsr_info& info, const LinearParams& params,
-                            cudaStream_t stream) {
-  int device = 0;
-  int major = 0;
-  int minor = 0;
-  Call call = {info, params, stream, 0, false};
-  DJLBSR_CUDA(cudaGetDevice(&device));
-  DJLBSR_CUDA(
-      cudaDeviceGetAttribute(&call.multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  DJLBSR_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  DJLBSR_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  call.overlaps = major == 9 && minor == 0 && built_for(900);
-  return call;
+Call call_on(const choice::CudaMachine& device, const djlbsr_info& info, const LinearParams& params,
+             cudaStream_t stream) {
+  return {info, params, stream, device.multiprocessors,
+          device.compute_capability == 90 && built_for(900)};
 }
 
 /* The largest of 16 bytes, 8 bytes and one element at which blocks and x can be read. */
@@ -70,13 +73,16 @@ int warps_log2_of(const djlbsr_info& info, int step_cols) {
 
 using StreamKernel = void (*)(StreamParams);
 
-void launch(const Call& call, StreamKernel kernel, int rows, int tokens, int step_cols,
-            int unroll) {
+void launch(const Call& call, StreamKernel kernel, int rows, int tokens, int step_cols) {
   const djlbsr_info& info = call.info;
   StreamParams p = {};
   p.linear = call.params;
-  p.value_bytes =
-      info.nnzb * info.block_rows * info.block_cols * static_cast<int64_t>(dtype_size(info.dtype));
+  const Layout layout = layout_of(info);
+  const int64_t structure = layout.values - layout.crow;
+  const int64_t all = structure + info.nnzb * info.block_rows * info.block_cols *
+                                      static_cast<int64_t>(dtype_size(info.dtype));
+  p.prefetch_bytes = static_cast<uint32_t>(
+      all <= kPrefetchBytes ? all / 16 * 16 : std::min(kPrefetchBytes, structure));
   p.block_row_count = static_cast<int32_t>(info.rows / info.block_rows);
   p.warps_log2 = warps_log2_of(info, step_cols);
   const int slices_per_cta = kStreamWarps >> p.warps_log2;
@@ -86,14 +92,12 @@ void launch(const Call& call, StreamKernel kernel, int rows, int tokens, int ste
                         static_cast<unsigned>((call.params.tokens - 1) / tokens + 1));
   config.blockDim = dim3(kStreamThreads);
   config.stream = call.stream;
-  /* Measured: it pays where the warps ask for most of the rest at once, else it is in their way. */
-  const bool at_once = info.nnzb * info.block_cols <=
-                       int64_t{p.block_row_count} * (step_cols * unroll << p.warps_log2);
-  const int64_t ctas = int64_t{config.gridDim.x} * config.gridDim.y;
-  p.prefetching_ctas =
-      at_once && tokens > 8 && p.value_bytes <= kPrefetchBytes
-          ? static_cast<int32_t>(std::min<int64_t>(ctas, 2 * int64_t{call.multiprocessors}))
-          : 0;
+  if (call.overlaps) {
+    const int64_t ctas = int64_t{config.gridDim.x} * config.gridDim.y * config.gridDim.z;
+    const bool one_wave = tokens <= 16 && ctas <= kCtasAtOnce * int64_t{call.multiprocessors};
+    p.prefetching_ctas = static_cast<uint32_t>(
+        std::min(ctas, one_wave ? kPrefetchingCtasOfOneWave : kPrefetchingCtas));
+  }
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
@@ -106,7 +110,7 @@ void launch(const Call& call, StreamKernel kernel, int rows, int tokens, int ste
 template <typename Element, int kVector, int kTokenEights, int kRowTiles, int kUnroll>
 void launch_f16(const Call& call) {
   launch(call, sm80_f16_stream_kernel<Element, kVector, kTokenEights, kRowTiles, kUnroll>,
-         kRowTiles * kMmaRows, kTokenEights * 8, kStreamStep, kUnroll);
+         kRowTiles * kMmaRows, kTokenEights * 8, kStreamStep);
 }
 
 /*
@@ -154,8 +158,7 @@ void launch_f16_vector(const Call& call) {
 template <int kVector, int kLaneRows, int kThreadRows>
 void launch_f32(const Call& call) {
   const auto launch_tokens = [&](StreamKernel kernel, int tokens) {
-    launch(call, kernel, kLaneRows * kThreadRows, tokens, kWarp / kLaneRows * kVector,
-           kF32StreamUnroll);
+    launch(call, kernel, kLaneRows * kThreadRows, tokens, kWarp / kLaneRows * kVector);
   };
   if (call.params.tokens == 1) {
     launch_tokens(f32_stream_kernel<kVector, kLaneRows, kThreadRows, 1>, 1);
@@ -180,8 +183,9 @@ void launch_f32_rows(const Call& call) {
 
 }  // namespace
 
-void sm80_f16_stream(const djlbsr_info& info, const LinearParams& params, cudaStream_t stream) {
-  const Call call = call_on_current_device(info, params, stream);
+void sm80_f16_stream(const djlbsr_info& info, const LinearParams& params, cudaStream_t stream,
+                     const choice::CudaMachine& device) {
+  const Call call = call_on(device, info, params, stream);
   if (info.dtype == DJLBSR_FLOAT16) {
     launch_f16_vector<__half>(call);
   } else {
@@ -189,8 +193,9 @@ void sm80_f16_stream(const djlbsr_info& info, const LinearParams& params, cudaSt
   }
 }
 
-void f32_stream(const djlbsr_info& info, const LinearParams& params, cudaStream_t stream) {
-  const Call call = call_on_current_device(info, params, stream);
+void f32_stream(const djlbsr_info& info, const LinearParams& params, cudaStream_t stream,
+                const choice::CudaMachine& device) {
+  const Call call = call_on(device, info, params, stream);
   switch (vector_of(params, 4)) {
     case 4:
       return launch_f32_rows<4>(call);

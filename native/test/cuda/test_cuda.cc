@@ -170,6 +170,68 @@ void updated_values() {
   EXPECT(a == b, "updated values differ from packed ones");
 }
 
+/* A captured call computes from what x holds when the graph runs, with the bits of a plain call. */
+void captured(Rng& rng, int64_t side, int32_t dtype, int64_t tokens) {
+  std::normal_distribution<float> normal;
+  const Matrix m(rng, 5, 9, side, side, dtype, "random");
+  const CudaPacked packed(m);
+  Array x(dtype, tokens * m.cols);
+  x.fill([&] { return normal(rng); });
+  Array nan(dtype, tokens * m.rows);
+  nan.fill([] { return NAN; });
+  const DeviceBytes x_memory(x);
+  const DeviceBytes y_memory(nan);
+  const DeviceBytes expected_memory(nan);
+  run(packed, arguments(m, x_memory.get(), expected_memory.get(), tokens));
+  CUDA(cudaMemset(x_memory.get(), 0xff, static_cast<size_t>(x.count()) * x.size()));
+  CUDA(cudaDeviceSynchronize()); /* a non-blocking stream does not wait for the default one */
+
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  djlbsr_linear_args args = arguments(m, x_memory.get(), y_memory.get(), tokens);
+  args.stream = stream;
+  CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  run(packed, args);
+  CUDA(cudaStreamEndCapture(stream, &graph));
+  CUDA(cudaGraphInstantiate(&executable, graph, 0));
+  CUDA(cudaMemcpyAsync(x_memory.get(), x.data(), static_cast<size_t>(x.count()) * x.size(),
+                       cudaMemcpyHostToDevice, stream));
+  CUDA(cudaGraphLaunch(executable, stream));
+  CUDA(cudaStreamSynchronize(stream));
+  Array expected(dtype, tokens * m.rows);
+  Array actual(dtype, tokens * m.rows);
+  expected_memory.read(expected.data());
+  y_memory.read(actual.data());
+  EXPECT(std::memcmp(expected.data(), actual.data(),
+                     static_cast<size_t>(actual.count()) * actual.size()) == 0,
+         "%s tokens %lld: a replayed graph gives other bits than a plain call",
+         m.describe().c_str(), (long long)tokens);
+  CUDA(cudaGraphExecDestroy(executable));
+  CUDA(cudaGraphDestroy(graph));
+  CUDA(cudaStreamDestroy(stream));
+}
+
+/* Graphs, and on devices but the first also that kernels need nothing that the first one has. */
+void on_every_device() {
+  for (int device = 0; device < djlbsr_cuda_device_count(); ++device) {
+    CUDA(cudaSetDevice(device));
+    Rng rng(31);
+    for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
+      for (int64_t side : {5, 16, 32, 64, 128}) {
+        for (int64_t tokens : {1, 16, 300}) {
+          captured(rng, side, dtype, tokens);
+          Matrix m(rng, 5, 9, side, side, dtype, "random");
+          if (device > 0) check(rng, m, Case{tokens, 0, 0, true, DJLBSR_GELU}, "random");
+        }
+      }
+    }
+  }
+  CUDA(cudaSetDevice(0));
+  std::printf("on %d devices\n", djlbsr_cuda_device_count());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -186,6 +248,7 @@ int main(int argc, char** argv) {
     long_rows();
     deterministic();
     activations();
+    on_every_device();
   }
   return finish("test_cuda");
 }

@@ -24,6 +24,7 @@ int64_t served_cases = 0;
 bool served_by_hopper(const CudaPacked& packed, const djlbsr_linear_args& args) {
   const Kernel kernel = served_by(packed, args);
   const bool served = kernel == Kernel::kHopper128x256 || kernel == Kernel::kHopper64x512 ||
+                      kernel == Kernel::kHopperNarrow || kernel == Kernel::kHopperNarrowSplit ||
                       kernel == Kernel::kHopperPanels;
   served_cases += served;
   return served;
@@ -36,7 +37,7 @@ void shapes(bool quick) {
   int pattern = 0;
   for (const auto& block : kBlocks) {
     for (int32_t dtype : {DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
-      for (int64_t tokens : {64, 65, 255, 256, 257, 513, 700}) {
+      for (int64_t tokens : {1, 17, 32, 33, 64, 65, 128, 129, 255, 256, 257, 513, 700}) {
         if (quick && tokens != 65) continue;
         const char* name = kPatterns[pattern++ % 7];
         Matrix m(rng, uniform(rng, 1, 4), uniform(rng, 1, 4), block[0], block[1], dtype, name);
@@ -105,6 +106,13 @@ void integers() {
                  "several tiles a CTA, skewed");
     equals_other(rng, Matrix(rng, 20, 128, 128, 64, dtype, "random", 0.1), 2400, DJLBSR_NONE,
                  "several panels");
+    /* Long block-rows start some panels early, and are cut to half tiles of tokens. */
+    for (int64_t rows : {64, 128}) {
+      equals_other(rng, Matrix(rng, 12, 128, rows, 64, dtype, "heavy row", 0.05), 1400, DJLBSR_NONE,
+                   "several panels, skewed");
+      equals_other(rng, Matrix(rng, 40, 60, rows, 64, dtype, "heavy row", 0.05), 1100, DJLBSR_RELU,
+                   "half tiles, skewed");
+    }
     equals_other(rng, Matrix(rng, 1030, 3, 64, 64, dtype, "random"), 64, DJLBSR_NONE,
                  "more block-rows than are sorted");
     equals_other(rng, Matrix(rng, 3, 80, 64, 64, dtype, "full"), 300, DJLBSR_NONE,
@@ -128,7 +136,8 @@ void deterministic() {
   for (const auto& block : kBlocks) {
     for (int32_t dtype : {DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
       const Matrix m(rng, 9, 7, block[0], block[1], dtype, "random", 0.5);
-      check_deterministic(rng, m, 1100, {64, 65, 256, 700, 1100}, 0, DJLBSR_SILU);
+      check_deterministic(rng, m, 1100, {1, 17, 32, 33, 64, 65, 100, 128, 256, 700, 1100}, 0,
+                          DJLBSR_SILU);
     }
   }
 }

@@ -1,0 +1,109 @@
+/*
+ * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
+ */
+#include "cuda/hopper_narrow.h"
+
+#include <cuda_runtime.h>
+
+#include "common/meta.h"
+#include "cuda/cuda_check.h"
+#include "cuda/hopper_narrow_kernel.cuh"
+#include "cuda/tensor_map.h"
+
+namespace djlbsr::cuda {
+namespace {
+
+struct Call {
+  const djlbsr_info& info;
+  const void* packed;
+  const djlbsr_linear_args& args;
+  int multiprocessors;
+};
+
+template <typename Element, typename Tile, int kSplit>
+void launch(const Call& call) {
+  const djlbsr_info& info = call.info;
+  const djlbsr_linear_args& args = call.args;
+  const Layout layout = layout_of(info);
+  const auto* base = static_cast<const char*>(call.packed);
+  NarrowParams p = {};
+  p.values = tensor_map("values", base + layout.values, info.dtype, info.nnzb * info.block_rows,
+                        info.block_cols, info.block_cols, Tile::kRows, kNarrowStepCols);
+  p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, Tile::kTokens,
+                   kNarrowStepCols);
+  p.crow = reinterpret_cast<const int32_t*>(base + layout.crow);
+  p.col_start = reinterpret_cast<const int32_t*>(base + layout.col_start);
+  p.bias = args.bias;
+  p.y = args.y;
+  p.y_stride = args.y_stride;
+  p.nnzb = static_cast<int32_t>(info.nnzb);
+  p.cols = static_cast<int32_t>(info.cols);
+  p.block_rows = static_cast<int32_t>(info.block_rows);
+  p.block_cols = static_cast<int32_t>(info.block_cols);
+  p.block_row_count = static_cast<int32_t>(info.rows / info.block_rows);
+  p.slices_per_block_row = p.block_rows / Tile::kRows;
+  p.tokens = static_cast<int32_t>(args.tokens);
+  p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
+  p.activation = args.activation;
+  const int64_t ctas = info.rows / Tile::kRows * p.token_tiles * kSplit;
+  /* In a single wave the order saves nothing, and long rows would lie beside each other. */
+  if (ctas > int64_t{Tile::kResident} * call.multiprocessors) {
+    p.rows = reinterpret_cast<const BlockRow*>(base + layout.rows);
+  }
+
+  const auto kernel = reinterpret_cast<const void*>(hopper_narrow_kernel<Element, Tile, kSplit>);
+  DJLBSR_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   Tile::kSharedBytes));
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(ctas));
+  config.blockDim = dim3(Tile::kThreads);
+  config.dynamicSmemBytes = Tile::kSharedBytes;
+  config.stream = static_cast<cudaStream_t>(args.stream);
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {kSplit, 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = kSplit == 1 ? 1 : 2;
+  void* arguments[] = {&p};
+  DJLBSR_CUDA(cudaLaunchKernelExC(&config, kernel, arguments));
+}
+
+/* Measured; NOTES-hopper.md has the times of other tiles. */
+template <typename Element, int kSplit>
+void launch_for(const Call& call) {
+  const djlbsr_info& info = call.info;
+  const int64_t tokens = call.args.tokens;
+  if (tokens <= 32) return launch<Element, NarrowTile<1, 32, 4, 4>, kSplit>(call);
+  if (tokens <= 64) return launch<Element, NarrowTile<1, 64, 4, 3>, kSplit>(call);
+  if constexpr (kSplit == 1) {
+    if (tokens > 256 && info.block_rows % 128 == 0) {
+      return launch<Element, NarrowTile<2, 128, 3, 2>, kSplit>(call);
+    }
+    /* Of long slices the first loads and the stores count less, and the weight read twice more. */
+    const int64_t steps = info.nnzb * (info.block_cols / kNarrowStepCols);
+    if (tokens > 256 && steps > 16 * (info.rows / info.block_rows)) {
+      return launch<Element, NarrowTile<1, 256, 5, 1>, kSplit>(call);
+    }
+    if (tokens > 256) return launch<Element, NarrowTile<1, 128, 3, 3>, kSplit>(call);
+  }
+  launch<Element, NarrowTile<1, 128, 4, 2>, kSplit>(call);
+}
+
+}  // namespace
+
+void hopper_narrow(Kernel kernel, const djlbsr_info& info, const void* packed,
+                   const djlbsr_linear_args& args, int multiprocessors) {
+  const bool half = info.dtype == DJLBSR_FLOAT16;
+  /* Of the weight alone, like an output's bits. */
+  const bool quads = info.rows <= 32 * 64;
+  const auto run = kernel == Kernel::kHopperNarrow
+                       ? half ? launch_for<__half, 1> : launch_for<__nv_bfloat16, 1>
+                   : quads ? half ? launch_for<__half, 4> : launch_for<__nv_bfloat16, 4>
+                   : half ? launch_for<__half, 2>
+                           : launch_for<__nv_bfloat16, 2>;
+  run({info, packed, args, multiprocessors});
+}
+
+}  // namespace djlbsr::cuda
