@@ -213,47 +213,79 @@ void non_finite_input() {
 }
 
 /* The same bits alone, in a larger batch, and for any number of threads. */
+void same_bits(Rng& rng, const Matrix& m, int64_t tokens, int32_t threads) {
+  std::normal_distribution<float> normal;
+  Array x(m.dtype, tokens * m.cols);
+  x.fill([&] { return normal(rng); });
+  Array whole(m.dtype, tokens * m.rows);
+  Packed packed(m);
+  djlbsr_linear_args args = {};
+  args.x = x.data();
+  args.y = whole.data();
+  args.tokens = tokens;
+  args.x_stride = m.cols;
+  args.y_stride = m.rows;
+  args.activation = DJLBSR_GELU;
+  args.threads = 1;
+  EXPECT(djlbsr_linear(&packed.meta, packed.bytes, &args) == DJLBSR_OK, "%s", djlbsr_last_error());
+  for (int64_t count : {int64_t{1}, int64_t{2}, int64_t{5}, int64_t{64}, tokens}) {
+    const int64_t first = uniform(rng, 0, tokens - count);
+    Array part(m.dtype, count * m.rows);
+    args.x = static_cast<char*>(x.data()) + first * m.cols * static_cast<int64_t>(x.size());
+    args.y = part.data();
+    args.tokens = count;
+    args.threads = static_cast<int32_t>(uniform(rng, 2, threads));
+    EXPECT(djlbsr_linear(&packed.meta, packed.bytes, &args) == DJLBSR_OK, "%s",
+           djlbsr_last_error());
+    EXPECT(std::memcmp(
+               part.data(),
+               static_cast<char*>(whole.data()) + first * m.rows * static_cast<int64_t>(x.size()),
+               static_cast<size_t>(part.count()) * x.size()) == 0,
+           "%s: %lld tokens from %lld with %d threads differ from the whole batch",
+           m.describe().c_str(), (long long)count, (long long)first, args.threads);
+  }
+}
+
 void deterministic() {
   Rng rng(17);
-  std::normal_distribution<float> normal;
   for (const auto& block : kBlocks) {
     for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
-      const int64_t tokens = 131;
       /* Large enough to be worth a second thread. */
-      Matrix m(rng, 512 / block[0], 512 / block[1], block[0], block[1], dtype,
-               kPatterns[uniform(rng, 0, 3)]);
-      Array x(dtype, tokens * m.cols);
-      x.fill([&] { return normal(rng); });
-      Array whole(dtype, tokens * m.rows);
-      Packed packed(m);
-      djlbsr_linear_args args = {};
-      args.x = x.data();
-      args.y = whole.data();
-      args.tokens = tokens;
-      args.x_stride = m.cols;
-      args.y_stride = m.rows;
-      args.activation = DJLBSR_GELU;
-      args.threads = 1;
-      EXPECT(djlbsr_linear(&packed.meta, packed.bytes, &args) == DJLBSR_OK, "%s",
-             djlbsr_last_error());
-      for (int64_t count : {1, 2, 5, 64, 131}) {
-        const int64_t first = uniform(rng, 0, tokens - count);
-        Array part(dtype, count * m.rows);
-        args.x = static_cast<char*>(x.data()) + first * m.cols * static_cast<int64_t>(x.size());
-        args.y = part.data();
-        args.tokens = count;
-        args.threads = static_cast<int32_t>(uniform(rng, 2, 4));
-        EXPECT(djlbsr_linear(&packed.meta, packed.bytes, &args) == DJLBSR_OK, "%s",
-               djlbsr_last_error());
-        EXPECT(std::memcmp(part.data(),
-                           static_cast<char*>(whole.data()) +
-                               first * m.rows * static_cast<int64_t>(x.size()),
-                           static_cast<size_t>(part.count()) * x.size()) == 0,
-               "%s: %lld tokens from %lld with %d threads differ from the whole batch",
-               m.describe().c_str(), (long long)count, (long long)first, args.threads);
+      const Matrix m(rng, 512 / block[0], 512 / block[1], block[0], block[1], dtype,
+                     kPatterns[uniform(rng, 0, 3)]);
+      same_bits(rng, m, 131, 4);
+    }
+  }
+}
+
+/* Rows of so many blocks, and so many columns, that tiles take turns at groups of blocks and
+   threads share more copies of x than fit at once. */
+void wide_rows() {
+  Rng rng(47);
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(16);
+  for (const auto& block :
+       {std::pair{1, 16}, {4, 4}, {8, 8}, {16, 16}, {20, 4}, {32, 32}, {48, 16}, {64, 64}}) {
+    for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16}) {
+      for (int64_t tokens : {30, 150}) {
+        Matrix m(rng, 64 / block.first + 1, 8192 / block.second, block.first, block.second, dtype,
+                 "random", 0.6);
+        check(rng, m, Case{tokens, 0, 0, true, DJLBSR_NONE, 16, false}, "wide rows");
+        if (tokens > 64) same_bits(rng, m, tokens, 16);
       }
     }
   }
+  /* Columns few enough for many tiles a task, and a weight that no cache is taken to hold. */
+  for (const auto& block : {std::pair{20, 4}, {48, 16}, {64, 64}, {128, 64}}) {
+    Matrix m(rng, 192 / block.first + 1, 2048 / block.second, block.first, block.second,
+             DJLBSR_FLOAT32, "full", 1);
+    check(rng, m, Case{150, 0, 0, true, DJLBSR_NONE, 1, false}, "tasks of many tiles");
+    same_bits(rng, m, 150, 16);
+  }
+  Matrix large(rng, 26, 256, 32, 32, DJLBSR_FLOAT32, "random", 0.6);
+  check(rng, large, Case{70, 0, 0, true, DJLBSR_NONE, 2, false}, "a large weight");
+  same_bits(rng, large, 70, 16);
+  omp_set_num_threads(threads);
 }
 
 /* Activations alone: W is the identity, x sweeps the range where they bend, and the extremes. */
@@ -404,6 +436,7 @@ int main() {
   empty_matrices();
   non_finite_input();
   deterministic();
+  wide_rows();
   activations();
   non_finite_activations();
   wide_strides();

@@ -18,7 +18,7 @@ using djlbsr::cpu::Plan;
 namespace {
 
 Plan plan(int64_t rows, int64_t cols, int64_t block_rows, int64_t block_cols, double density,
-          int64_t tokens, int32_t dtype = DJLBSR_FLOAT32) {
+          int64_t tokens, int32_t dtype = DJLBSR_FLOAT32, int32_t threads = 0) {
   djlbsr::cpu::Weight w = {};
   w.dtype = dtype;
   w.rows = rows;
@@ -31,6 +31,7 @@ Plan plan(int64_t rows, int64_t cols, int64_t block_rows, int64_t block_cols, do
                                 static_cast<double>(w.block_col_count));
   djlbsr_linear_args args = {};
   args.tokens = tokens;
+  args.threads = threads;
   return djlbsr::cpu::kernels_for(djlbsr::cpu::active_isa()).plan(w, args);
 }
 
@@ -78,19 +79,42 @@ void kernels() {
          "many columns");
 }
 
-/* The panel of x, which every thread holds, stays small whatever the number of columns. */
-void scratch() {
+/* The copies of x that every thread holds stay small whatever the number of columns. */
+void copies() {
   for (int32_t dtype : {DJLBSR_FLOAT32, DJLBSR_FLOAT16}) {
-    for (int64_t cols : {0, 16, 4096, 65536, 1 << 20}) {
-      for (int64_t tokens : {1, 33, 4096}) {
-        const Plan p = plan(64, cols, 16, 16, 0.1, tokens, dtype);
-        const size_t most = std::max<size_t>(1 << 20, static_cast<size_t>(cols + 32) * 4 * 5);
-        EXPECT(p.scratch_bytes >= 64 && p.scratch_bytes <= most && p.panel_tokens >= 1,
-               "cols %lld tokens %lld dtype %d: %zu bytes of scratch, %lld tokens a panel",
-               (long long)cols, (long long)tokens, dtype, p.scratch_bytes,
-               (long long)p.panel_tokens);
+    for (int64_t block_rows : {1, 4, 16}) {
+      for (int64_t cols : {0, 16, 4096, 65536, 1 << 20}) {
+        for (int64_t tokens : {1, 3, 33, 100, 4096}) {
+          for (int32_t threads : {1, 2, 16}) {
+            const Plan p = plan(64, cols, block_rows, 16, 0.1, tokens, dtype, threads);
+            const size_t most =
+                std::max<size_t>(4 << 20, static_cast<size_t>(cols + 32) * 4 *
+                                              (p.algorithm == Algorithm::kTokensInLanes ? 16 : 5));
+            EXPECT(p.scratch_bytes >= 64 && p.scratch_bytes <= most && p.tile_tokens >= 1 &&
+                       p.task_tokens >= 1 && p.task_tokens % p.tile_tokens == 0,
+                   "%lldx16, cols %lld tokens %lld dtype %d threads %d: %zu bytes of scratch, "
+                   "tokens of a tile %lld, of a task %lld",
+                   (long long)block_rows, (long long)cols, (long long)tokens, dtype, threads,
+                   p.scratch_bytes, (long long)p.tile_tokens, (long long)p.task_tokens);
+          }
+        }
       }
     }
+  }
+}
+
+/* A weight that does not stay in a cache: many tokens a task, but a task for every thread. */
+void large_weights() {
+  if (djlbsr::cpu::active_isa() < djlbsr::cpu::Isa::kAvx512) return;
+  const Plan many = plan(4096, 4096, 32, 32, 0.5, 512, DJLBSR_FLOAT32, 2);
+  EXPECT(many.algorithm == Algorithm::kRowsInLanes && many.task_tokens > many.tile_tokens,
+         "4096x4096, 512 tokens: a task has one tile of %lld tokens", (long long)many.tile_tokens);
+  for (const int32_t threads : {8, 16, 32, 64}) {
+    const Plan p = plan(1024, 4096, 128, 128, 1.0, 64, DJLBSR_FLOAT32, threads);
+    const int64_t tiles = (64 + p.tile_tokens - 1) / p.tile_tokens;
+    const int64_t tasks = 8 * ((64 + p.task_tokens - 1) / p.task_tokens);
+    EXPECT(tasks >= std::min<int64_t>(threads, 8 * tiles), "%d threads, %lld tasks", threads,
+           (long long)tasks);
   }
 }
 
@@ -179,7 +203,8 @@ void supported() {
 int main() {
   skip_without_isa();
   kernels();
-  scratch();
+  copies();
+  large_weights();
   strip_kernels();
   supported();
   return finish("test_plan");

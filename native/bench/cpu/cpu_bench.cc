@@ -36,6 +36,7 @@ struct Options {
   std::string dense;
   std::string libxsmm;
   double seconds = 0.02;
+  double budget = 1e9;
   int threads = omp_get_max_threads();
 };
 
@@ -46,6 +47,7 @@ const char kHelp[] =
     "  --tokens             such as 1,64\n"
     "  --threads N          the default is OpenMP's; with 1, times are this thread's CPU time\n"
     "  --seconds S          time for each measurement\n"
+    "  --budget S           after so many seconds nothing more is measured\n"
     "  --dense LIBRARY      a shared library with sgemm_: OpenBLAS, MKL or libtorch_cpu.so\n"
     "  --libxsmm LIBRARY    LIBXSMM 1.17 as a shared library\n"
     "  --out FILE           the results, JSON\n";
@@ -67,6 +69,8 @@ Options parse(int argc, char** argv) {
       options.threads = std::atoi(value);
     } else if (value != nullptr && name == "--seconds" && std::atof(value) > 0) {
       options.seconds = std::atof(value);
+    } else if (value != nullptr && name == "--budget" && std::atof(value) > 0) {
+      options.budget = std::atof(value);
     } else {
       std::fputs(kHelp, name == "--help" ? stdout : stderr);
       std::exit(name == "--help" ? 0 : 2);
@@ -235,14 +239,16 @@ class Benchmark {
     char date[32];
     const std::time_t seconds = std::time(nullptr);
     std::strftime(date, sizeof(date), "%Y-%m-%d", std::gmtime(&seconds));
-    std::fprintf(out,
-                 "{\n \"date\": \"%s\",\n \"command\": \"%s\",\n \"processor\": \"%s\",\n"
-                 " \"isa\": \"%s\",\n \"threads\": %d,\n \"fmaPeakGflops\": %.1f,\n"
-                 " \"fmaPeakGflopsAtEnd\": %.1f,\n \"readGigabytesPerSecond\": %.1f,\n"
-                 " \"lastLevelCacheBytes\": %lld,\n",
-                 date, command.c_str(), bench::cpu_name().c_str(), djlbsr_active_isa(),
-                 options_.threads, peak_, bench::fma_peak(djlbsr_active_isa(), options_.threads),
-                 bandwidth_, bench::last_level_cache());
+    std::fprintf(
+        out,
+        "{\n \"date\": \"%s\",\n \"command\": \"%s\",\n \"processor\": \"%s\",\n"
+        " \"isa\": \"%s\",\n \"threads\": %d,\n \"threadsBound\": %s,\n \"fmaPeakGflops\": %.1f,\n"
+        " \"fmaPeakGflopsAtEnd\": %.1f,\n \"readGigabytesPerSecond\": %.1f,\n"
+        " \"lastLevelCacheBytes\": %lld,\n \"stoppedByBudget\": %s,\n",
+        date, command.c_str(), bench::cpu_name().c_str(), djlbsr_active_isa(), options_.threads,
+        omp_get_proc_bind() == omp_proc_bind_false ? "false" : "true", peak_,
+        bench::fma_peak(djlbsr_active_isa(), options_.threads), bandwidth_,
+        bench::last_level_cache(), stopped_ ? "true" : "false");
     if (dense_ == nullptr) std::fprintf(out, " \"noDense\": \"%s\",\n", no_dense_.c_str());
     if (libxsmm_ == nullptr) std::fprintf(out, " \"noLibxsmm\": \"%s\",\n", no_libxsmm_.c_str());
     std::fprintf(out, " \"results\": [\n");
@@ -254,7 +260,13 @@ class Benchmark {
   }
 
  private:
+  bool out_of_budget() {
+    stopped_ |= bench::now(2) - started_ > options_.budget;
+    return stopped_;
+  }
+
   void run_shape(int64_t rows, int64_t cols, int64_t tokens) {
+    if (out_of_budget()) return;
     const std::vector<float> x = random_floats(rng_, tokens * cols);
     std::vector<float> y(static_cast<size_t>(tokens * rows));
     Times dense = {};
@@ -267,6 +279,7 @@ class Benchmark {
       for (const std::string& text : split(options_.sparsities)) {
         const double sparsity = std::atof(text.c_str());
         const auto sizes = pair_of(block);
+        if (out_of_budget()) return;
         if (rows % sizes.first != 0 || cols % sizes.second != 0) continue;
         const Weight w(rng_, rows, cols, sizes, sparsity);
         run_weight(w, block, sparsity, tokens, x, y, dense);
@@ -335,6 +348,8 @@ class Benchmark {
   double peak_;
   double bandwidth_;
   std::mt19937_64 rng_{1};
+  const double started_ = bench::now(2); /* by the wall, whatever the threads */
+  bool stopped_ = false;                 /* by the budget */
   std::vector<std::string> results_;
 };
 

@@ -52,7 +52,7 @@ void transpose_blocks(const djlbsr_info& info, const void* source, void* target)
 
 }  // namespace
 
-const Kernels& kernels_for(Isa isa) {
+const Kernels& kernels_for([[maybe_unused]] Isa isa) {
 #if defined(__x86_64__)
   if (isa >= Isa::kAvx512) return kAvx512Kernels;
   if (isa >= Isa::kAvx2) return kAvx2Kernels;
@@ -96,33 +96,32 @@ void linear(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   djlbsr_linear_args planned = args;
   planned.threads = threads;
   const Plan plan = kernels.plan(w, planned);
-  const int64_t panels = (args.tokens + plan.panel_tokens - 1) / plan.panel_tokens;
+  const int64_t ranges = (args.tokens + plan.task_tokens - 1) / plan.task_tokens;
   const std::vector<int64_t> bounds =
-      part_bounds(info, w.crow, panels, threads, plan.tasks_per_thread);
+      part_bounds(info, w.crow, ranges, threads, plan.tasks_per_thread);
   const int64_t parts = static_cast<int64_t>(bounds.size()) - 1;
 
-  /* Neighbouring tasks share a panel: a thread that does a run of them loads few panels. */
-  TaskRuns runs(panels * parts, threads);
+  /* Neighbouring tasks have the same tokens: a thread that does a run of them copies few. */
+  TaskRuns runs(ranges * parts, threads);
   std::atomic<bool> out_of_memory{false};
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
-    void* scratch = thread_scratch().at_least(plan.scratch_bytes);
+    auto* scratch = static_cast<float*>(thread_scratch().at_least(plan.scratch_bytes));
     if (scratch == nullptr) out_of_memory = true;
-    int64_t loaded_panel = -1;
+    int64_t copied = -1;
     const int own = omp_get_thread_num();
     for (int64_t task; scratch != nullptr && (task = runs.next(own)) >= 0;) {
-      const int64_t panel = task / parts;
+      const int64_t range = task / parts;
       const size_t part = static_cast<size_t>(task % parts);
       Task t;
-      t.token_begin = panel * plan.panel_tokens;
-      t.token_end = std::min(args.tokens, t.token_begin + plan.panel_tokens);
+      t.token_begin = range * plan.task_tokens;
+      t.token_end = std::min(args.tokens, t.token_begin + plan.task_tokens);
       t.block_row_begin = bounds[part];
       t.block_row_end = bounds[part + 1];
-      t.load_panel = loaded_panel != panel;
-      if (t.block_row_begin < t.block_row_end) {
-        kernels.run(w, args, plan, t, scratch);
-        loaded_panel = panel;
-      }
+      if (t.block_row_begin == t.block_row_end) continue;
+      if (plan.tile_floats > 0 && copied != range) kernels.copy_x(w, args, plan, t, scratch);
+      copied = range;
+      kernels.run(w, args, plan, t, scratch);
     }
     thread_scratch().shrink();
   }

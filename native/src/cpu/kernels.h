@@ -32,13 +32,13 @@ struct Weight {
 
 enum class Algorithm { kRowsInLanes, kTokensInLanes, kSingleRows, kSingleRowsFewTokens };
 
-/* How one call is cut up, a pure function of weight and arguments; the same for all threads. */
+/* How one call is cut up, a function of weight, arguments and machine; the same for all threads. */
 struct Plan {
   Algorithm algorithm;
-  int64_t panel_tokens; /* tokens that a task takes at once */
-  int64_t panel_stride; /* kernels that copy rows of x: floats between two of them */
-  int64_t tile_tokens;  /* rows in lanes: tokens that a tile takes at most */
-  int tile_vectors;     /* tokens in lanes: vectors of tokens that a tile takes at most */
+  int64_t tile_tokens;  /* tokens that are computed together; the last tile may have fewer */
+  int64_t tile_floats;  /* of a tile's copy of x; 0 if there is none */
+  int64_t row_floats;   /* where rows of x are copied: from one to the next */
+  int64_t task_tokens;  /* tokens of a task: whole tiles */
   int tasks_per_thread; /* as part_bounds has it */
   size_t scratch_bytes; /* a thread's scratch memory, 64-byte aligned */
 };
@@ -46,10 +46,9 @@ struct Plan {
 /* One task: some tokens by some rows of W. */
 struct Task {
   int64_t token_begin;
-  int64_t token_end; /* at most panel_tokens further */
+  int64_t token_end;
   int64_t block_row_begin;
   int64_t block_row_end;
-  bool load_panel; /* false if this thread's scratch holds these tokens already */
 };
 
 /*
@@ -63,7 +62,10 @@ struct Task {
  */
 struct Kernels {
   Plan (*plan)(const Weight&, const djlbsr_linear_args&);
-  void (*run)(const Weight&, const djlbsr_linear_args&, const Plan&, const Task&, void* scratch);
+  /* Copies x of a task as the kernel wants it to scratch, where run looks for it. */
+  void (*copy_x)(const Weight&, const djlbsr_linear_args&, const Plan&, const Task&,
+                 float* scratch);
+  void (*run)(const Weight&, const djlbsr_linear_args&, const Plan&, const Task&, float* scratch);
   void (*activate)(int32_t dtype, int32_t activation, void* y, int64_t count);
 };
 

@@ -20,5 +20,5 @@ constexpr int kMaxTokenVectors = 3;
 #include "cpu/kernels_impl.h"
 
 namespace djlbsr::cpu {
-const Kernels kAvx2Kernels = {make_plan, run_task, activate_array};
+const Kernels kAvx2Kernels = {make_plan, copy_x, run_task, activate_array};
 }

@@ -117,5 +117,5 @@ constexpr int kMaxTokenVectors = 4;
 #include "cpu/kernels_impl.h"
 
 namespace djlbsr::cpu {
-const Kernels kAvx512Kernels = {make_plan, run_task, activate_array};
+const Kernels kAvx512Kernels = {make_plan, copy_x, run_task, activate_array};
 }

@@ -8,8 +8,8 @@
  * kTileTokens, kMaxSums and kMaxTokenVectors. Nothing here may be visible outside that file: the
  * same template compiled for two ISAs would be merged by the linker.
  *
- *   rows in lanes    a lane is a row of W; x is broadcast. Needs no rearranged x, wants few tokens
- *                    or block_rows that fill two vectors.
+ *   rows in lanes    a lane is a row of W; x is broadcast. Few tokens need no rearranged x, more
+ *                    read a copy of it; wants few tokens or block_rows that fill two vectors.
  *   tokens in lanes  a lane is a token; W is broadcast. Works for every block shape, wants many
  *                    tokens; x is transposed into a panel first.
  *   single rows      blocks of one row: the same for many tokens, ordered so that x is read from
@@ -18,6 +18,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <type_traits>
 
 #include "common/meta.h"
 #include "cpu/activations.h"
@@ -32,12 +33,13 @@ namespace {
 #define NOINLINE __attribute__((noinline))
 
 constexpr int64_t kPanelBytes = 512 << 10; /* of x, which should stay in half of an L2 cache */
+constexpr int64_t kMostTilesOfTask = 8;
 
 /* By which small blocks are prefetched with few tokens: the hardware does larger ones. */
 constexpr int64_t kAheadBytes = 2048;
 
-inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t step) { return div_up(a, step) * step; }
 
@@ -117,12 +119,26 @@ void transpose_tokens(const T* x, int64_t x_stride, int64_t columns, int64_t tok
 
 constexpr int64_t kSlabRows = 32; /* rows that are gathered before they are stored */
 
-/* Copies rows of x and adds one of zeros, for tiles that are one token larger. */
+/* Tiles of more tokens read a transposed copy of x, [cols][8 or 16], so that all addresses of a
+   column of x are one register and constants; the others read rows of x. */
+constexpr int64_t kMostRowsOfX = 4;
+
+/* The rows that a tile of at most kMostRowsOfX tokens reads: tiles are of 1, 2 or 4. */
+inline int64_t rows_of_tile(int64_t tokens) { return tokens == 3 ? 4 : tokens; }
+
+/* Whether a tile reads the caller's x. */
+inline bool reads_x_itself(const Weight& w, int64_t tokens) {
+  return w.dtype == DJLBSR_FLOAT32 && tokens <= kMostRowsOfX && rows_of_tile(tokens) == tokens;
+}
+
+/* Copies some columns of rows of x, and zeros for rows that the tile has beyond its tokens. */
 template <typename T>
 void copy_rows(const T* x, int64_t x_stride, int64_t columns, int64_t tokens, float* to,
                int64_t stride) {
   for (int64_t t = 0; t < tokens; ++t) load_row<T>(x, t * x_stride, to + t * stride, columns);
-  for (int64_t c = 0; c < columns; ++c) to[tokens * stride + c] = 0.0f;
+  for (int64_t t = tokens; t < rows_of_tile(tokens); ++t) {
+    for (int64_t c = 0; c < columns; ++c) to[t * stride + c] = 0.0f;
+  }
 }
 
 /* A task of one call on weights of type T, with what all kernels do alike. */
@@ -135,6 +151,14 @@ struct Job {
   float* scratch;
 
   int64_t tokens() const { return task.token_end - task.token_begin; }
+  /* Of the tile that begins with token t of the task: its tokens, the caller's x, its copy. */
+  int64_t tokens_at(int64_t t) const { return min_of(plan.tile_tokens, tokens() - t); }
+  const T* x_at(int64_t t) const {
+    return static_cast<const T*>(args.x) + (task.token_begin + t) * args.x_stride;
+  }
+  const float* copy_at(int64_t t) const {
+    return scratch + t / plan.tile_tokens * plan.tile_floats;
+  }
   const T* block(int64_t b) const {
     return static_cast<const T*>(w.values) + b * w.block_rows * w.block_cols;
   }
@@ -173,6 +197,37 @@ namespace djlbsr::cpu {
 namespace {
 
 template <typename T>
+void copy_tokens(const Weight& w, const djlbsr_linear_args& args, const Plan& plan,
+                 const Task& task, float* to) {
+  for (int64_t t = task.token_begin; t < task.token_end; t += plan.tile_tokens) {
+    const int64_t tokens = min_of(plan.tile_tokens, task.token_end - t);
+    const T* x = static_cast<const T*>(args.x) + t * args.x_stride;
+    if (plan.algorithm == Algorithm::kTokensInLanes) {
+      transpose_tokens<Vec>(x, args.x_stride, w.cols, tokens, to, round_up(tokens, Vec::kLanes));
+    } else if (tokens > 8) {
+      transpose_tokens<Vec>(x, args.x_stride, w.cols, tokens, to, 16);
+    } else if (tokens > kMostRowsOfX) {
+      transpose_tokens<RowVec>(x, args.x_stride, w.cols, tokens, to, 8);
+    } else if (!reads_x_itself(w, tokens)) {
+      copy_rows(x, args.x_stride, w.cols, tokens, to, plan.row_floats);
+    }
+    to += plan.tile_floats;
+  }
+}
+
+void copy_x(const Weight& w, const djlbsr_linear_args& args, const Plan& plan, const Task& task,
+            float* scratch) {
+  switch (w.dtype) {
+    case DJLBSR_FLOAT16:
+      return copy_tokens<Half>(w, args, plan, task, scratch);
+    case DJLBSR_BFLOAT16:
+      return copy_tokens<Bfloat16>(w, args, plan, task, scratch);
+    default:
+      return copy_tokens<float>(w, args, plan, task, scratch);
+  }
+}
+
+template <typename T>
 void run_job(const Job<T>& job) {
   switch (job.plan.algorithm) {
     case Algorithm::kRowsInLanes:
@@ -187,15 +242,14 @@ void run_job(const Job<T>& job) {
 }
 
 void run_task(const Weight& w, const djlbsr_linear_args& args, const Plan& plan, const Task& task,
-              void* scratch) {
-  float* floats = static_cast<float*>(scratch);
+              float* scratch) {
   switch (w.dtype) {
     case DJLBSR_FLOAT16:
-      return run_job(Job<Half>{w, args, plan, task, floats});
+      return run_job(Job<Half>{w, args, plan, task, scratch});
     case DJLBSR_BFLOAT16:
-      return run_job(Job<Bfloat16>{w, args, plan, task, floats});
+      return run_job(Job<Bfloat16>{w, args, plan, task, scratch});
     default:
-      return run_job(Job<float>{w, args, plan, task, floats});
+      return run_job(Job<float>{w, args, plan, task, scratch});
   }
 }
 

@@ -111,5 +111,5 @@ constexpr int kMaxTokenVectors = 3;
 #include "cpu/kernels_impl.h"
 
 namespace djlbsr::cpu {
-const Kernels kPortableKernels = {make_plan, run_task, activate_array};
+const Kernels kPortableKernels = {make_plan, copy_x, run_task, activate_array};
 }

@@ -44,84 +44,104 @@ inline bool prefer_tokens_in_lanes(const Weight& w, int64_t tokens) {
 }
 
 /*
- * Threads that share a panel of x each transpose it. Whether that, with panels of so many tokens,
- * takes more than an eighth of a thread's multiply-adds: narrower panels are better then.
+ * Threads that share tokens each transpose their x. Whether that, with tiles of so many tokens,
+ * takes more than an eighth of a thread's multiply-adds: narrower tiles are better then.
  */
-inline bool transposes_too_often(const Weight& w, const djlbsr_linear_args& args,
-                                 int64_t panel_tokens) {
+inline bool transposes_too_often(const Weight& w, const djlbsr_linear_args& args, int64_t tokens) {
   const int64_t threads = max_of(1, args.threads);
-  if (div_up(args.tokens, panel_tokens) >= threads) return false;
+  if (div_up(args.tokens, tokens) >= threads) return false;
   const double work = static_cast<double>(w.nnzb * w.block_rows) *
                       static_cast<double>(w.block_cols) * static_cast<double>(args.tokens) /
                       static_cast<double>(threads);
-  return kTransposeCost * static_cast<double>(w.cols * panel_tokens) > work / 8;
+  return kTransposeCost * static_cast<double>(w.cols * tokens) > work / 8;
 }
 
-/* Equal panels of at most `most` tokens, a multiple of step. */
-inline int64_t equal_panels(int64_t tokens, int64_t most, int64_t step) {
-  const int64_t panels = div_up(tokens, max_of(most, step));
-  return max_of(step, round_up(div_up(tokens, max_of(1, panels)), step));
+/* A larger weight comes from memory, or from afar, each time that it is read. */
+constexpr int64_t kCachedWeightBytes = 12 << 20;
+constexpr int64_t kMostTaskBytes = 2 << 20; /* of x */
+
+/* The tiles of a task, with copies of x of so many bytes each. */
+inline int64_t tiles_of_task(const Weight& w, const djlbsr_linear_args& args, const Plan& plan) {
+  const int64_t tile_bytes = 4 * max_of(1, plan.tile_floats);
+  const int64_t tiles = div_up(args.tokens, plan.tile_tokens);
+  const int64_t weight_bytes =
+      w.nnzb * w.block_rows * w.block_cols * static_cast<int64_t>(dtype_size(w.dtype));
+  int64_t most;
+  if (plan.algorithm == Algorithm::kRowsInLanes && weight_bytes > kCachedWeightBytes) {
+    /* Many tokens for each time that the weight is read; their x may come from the L3 cache. No
+     * thread may be left without a task, which is a block-row of such tokens at least. */
+    most = min_of(kMostTaskBytes / tile_bytes, tiles * w.block_row_count / max_of(1, args.threads));
+  } else {
+    /* A copy of x stays in the L2 cache and is kept for the next call; each thread copies its share
+     * alone. */
+    const auto cached = min_of(static_cast<int64_t>(level2_bytes()) / 2,
+                               static_cast<int64_t>(kKeptScratchBytes) / 2);
+    most = min_of(cached / tile_bytes, tiles / max_of(1, args.threads));
+  }
+  most = max_of(1, min_of(most, kMostTilesOfTask));
+  return div_up(tiles, div_up(tiles, most));
+}
+
+/* Completes a plan whose tiles are known. */
+inline Plan with_tasks(const Weight& w, const djlbsr_linear_args& args, Plan plan) {
+  const int64_t tiles = tiles_of_task(w, args, plan);
+  plan.task_tokens = tiles * plan.tile_tokens;
+  plan.scratch_bytes = static_cast<size_t>(max_of(64, 4 * tiles * plan.tile_floats));
+  return plan;
 }
 
 Plan make_plan(const Weight& w, const djlbsr_linear_args& args) {
   Plan plan = {};
   plan.tasks_per_thread = kTasksPerThread;
   const bool tokens_in_lanes = prefer_tokens_in_lanes(w, args.tokens);
-  const bool by_four = w.block_rows == 1 && w.block_cols % 4 == 0;
   if (w.block_rows == 1 && tokens_in_lanes) {
     plan.algorithm = Algorithm::kSingleRows;
+    plan.tile_tokens = kSingleTokens;
     /* Every task transposes x for itself: few, wide ones, split by tokens first. */
     plan.tasks_per_thread = 1;
-    plan.panel_tokens =
-        equal_panels(args.tokens, min_of(4 * kSingleTokens, args.tokens / max_of(1, args.threads)),
-                     kSingleTokens);
+    const int64_t share = div_up(args.tokens, max_of(1, args.threads));
+    plan.task_tokens = min_of(4, div_up(share, kSingleTokens)) * kSingleTokens;
     plan.scratch_bytes = SingleRows<float>::scratch_bytes(w);
     return plan;
   }
   if (tokens_in_lanes) {
     plan.algorithm = Algorithm::kTokensInLanes;
-    const int64_t vector_bytes = w.cols * Vec::kLanes * 4;
-    const int64_t vectors = max_of(1, kPanelBytes / max_of(1, vector_bytes));
-    plan.tile_vectors = static_cast<int>(min_of(vectors, kMaxTokenVectors));
-    if (transposes_too_often(w, args, plan.tile_vectors * Vec::kLanes)) plan.tile_vectors = 1;
-    plan.panel_tokens = equal_panels(args.tokens, plan.tile_vectors * Vec::kLanes, Vec::kLanes);
-    plan.scratch_bytes =
-        static_cast<size_t>(max_of(64, plan.panel_tokens / Vec::kLanes * vector_bytes));
-    return plan;
+    const int64_t vector_floats = w.cols * Vec::kLanes;
+    const int64_t fitting = kPanelBytes / max_of(1, 4 * vector_floats);
+    int64_t most = max_of(1, min_of(fitting, kMaxTokenVectors));
+    if (transposes_too_often(w, args, most * Vec::kLanes)) most = 1;
+    const int64_t vectors = div_up(args.tokens, Vec::kLanes);
+    const int64_t width = div_up(vectors, div_up(vectors, most));
+    plan.tile_tokens = width * Vec::kLanes;
+    plan.tile_floats = width * vector_floats;
+    return with_tasks(w, args, plan);
   }
   /* An odd number of cache lines between rows keeps the rows of a tile in different cache sets. */
-  plan.panel_stride = (round_up(w.cols, 16) / 16 | 1) * 16;
-  const int64_t row_bytes = plan.panel_stride * 4;
+  plan.row_floats = (round_up(w.cols, 16) / 16 | 1) * 16;
+  const bool by_four = w.block_rows == 1 && w.block_cols % 4 == 0;
   if (by_four) {
     plan.algorithm = Algorithm::kSingleRowsFewTokens;
-    plan.panel_tokens = equal_panels(args.tokens, kPanelBytes / row_bytes, 4);
-    plan.scratch_bytes =
-        static_cast<size_t>((min_of(plan.panel_tokens, args.tokens) + 1) * row_bytes);
-    return plan;
-  }
-  plan.algorithm = Algorithm::kRowsInLanes;
-  /* Of very many columns only narrow panels stay in the cache. */
-  plan.tile_tokens = kTileTokens;
-  for (const int64_t narrower : {int64_t{8}, int64_t{kMostRowsOfX}}) {
-    if (4 * tile_floats(plan.tile_tokens, plan.panel_stride) > 2 * kPanelBytes) {
-      plan.tile_tokens = min_of(plan.tile_tokens, narrower);
+    plan.tile_tokens = kMostRowsOfX;
+  } else {
+    plan.algorithm = Algorithm::kRowsInLanes;
+    /* Of very many columns only narrow copies stay in the cache. */
+    plan.tile_tokens = kTileTokens;
+    for (const int64_t narrower : {int64_t{8}, kMostRowsOfX}) {
+      if (4 * tile_floats(plan.tile_tokens, plan.row_floats) > 2 * kPanelBytes) {
+        plan.tile_tokens = min_of(plan.tile_tokens, narrower);
+      }
     }
+    if (transposes_too_often(w, args, plan.tile_tokens)) {
+      plan.tile_tokens = min_of(plan.tile_tokens, 8);
+    }
+    plan.tile_tokens = tile_tokens(args.tokens, plan.tile_tokens);
   }
-  if (transposes_too_often(w, args, plan.tile_tokens)) {
-    plan.tile_tokens = min_of(plan.tile_tokens, 8);
+  const int64_t last = args.tokens % plan.tile_tokens;
+  const int64_t first = min_of(args.tokens, plan.tile_tokens);
+  if (!reads_x_itself(w, first) || !reads_x_itself(w, last)) {
+    plan.tile_floats = tile_floats(first, plan.row_floats);
   }
-  const int64_t tile_bytes = 4 * tile_floats(plan.tile_tokens, plan.panel_stride);
-  const bool fewer_than_threads = div_up(args.tokens, plan.tile_tokens) < args.threads;
-  const int64_t tiles = fewer_than_threads ? 1 : max_of(1, min_of(8, kPanelBytes / tile_bytes));
-  plan.panel_tokens = equal_panels(args.tokens, tiles * plan.tile_tokens, 2);
-  const int64_t most = min_of(plan.panel_tokens, args.tokens);
-  const int64_t tile = tile_tokens(most, plan.tile_tokens);
-  plan.scratch_bytes = 64;
-  if (args.tokens > tile || !reads_x_itself(w, tile)) {
-    plan.scratch_bytes = static_cast<size_t>(
-        max_of(64, 4 * div_up(most, max_of(1, tile)) * tile_floats(tile, plan.panel_stride)));
-  }
-  return plan;
+  return with_tasks(w, args, plan);
 }
 
 }  // namespace

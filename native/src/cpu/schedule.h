@@ -35,6 +35,9 @@ constexpr size_t kKeptScratchBytes = 4 << 20;
 
 Scratch& thread_scratch();
 
+/* Bytes of a core's L2 cache, or a guess where the system does not tell. */
+size_t level2_bytes();
+
 /* The threads that a call is worth, at most as many as its arguments and OpenMP allow. */
 int thread_count(const djlbsr_info& info, const djlbsr_linear_args& args);
 

@@ -199,19 +199,14 @@ class SingleRowsFewTokens {
   explicit SingleRowsFewTokens(const Job<T>& job) : job_(job), w_(job.w) {}
 
   void run() {
-    const T* x = static_cast<const T*>(job_.args.x) + job_.task.token_begin * job_.args.x_stride;
-    const bool direct = w_.dtype == DJLBSR_FLOAT32 && job_.tokens() == 1;
-    const float* rows_of_x = direct ? reinterpret_cast<const float*>(x) : job_.scratch;
-    const int64_t stride = job_.plan.panel_stride;
-    if (!direct && job_.task.load_panel) {
-      copy_rows(x, job_.args.x_stride, w_.cols, job_.tokens(), job_.scratch, stride);
-    }
     for (int64_t row = job_.task.block_row_begin; row < job_.task.block_row_end; row += kRows) {
       const int64_t rows = min_of(kRows, job_.task.block_row_end - row);
       job_.load_bias(row, rows, bias_);
-      for (int64_t t = 0; t < job_.tokens(); t += 4) {
-        const int64_t tokens = min_of(4, job_.tokens() - t);
-        const float* xt = rows_of_x + t * stride;
+      for (int64_t t = 0; t < job_.tokens(); t += kMostRowsOfX) {
+        const int64_t tokens = job_.tokens_at(t);
+        const bool direct = reads_x_itself(w_, tokens);
+        const int64_t stride = direct ? job_.args.x_stride : job_.plan.row_floats;
+        const float* xt = direct ? reinterpret_cast<const float*>(job_.x_at(t)) : job_.copy_at(t);
         if (tokens == 1) {
           sum_rows<1>(row, rows, xt, stride);
         } else if (tokens == 2) {

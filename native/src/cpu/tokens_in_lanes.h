@@ -30,8 +30,8 @@ void store_slab(const Job<T>& job, const float* sums, int64_t lanes, int64_t tok
 }
 
 /*
- * A lane is a token, W is broadcast. The panel of x is transposed, in parts of up to
- * plan.tile_vectors vectors of tokens; a tile is one part by some rows of W.
+ * A lane is a token, W is broadcast. x is transposed, in tiles of up to kMaxTokenVectors vectors of
+ * tokens.
  */
 template <typename T>
 class TokensInLanes {
@@ -41,38 +41,18 @@ class TokensInLanes {
   void run() {
     const int64_t row_begin = job_.task.block_row_begin * w_.block_rows;
     const int64_t row_end = job_.task.block_row_end * w_.block_rows;
-    if (job_.task.load_panel) {
-      for_parts([&](float* panel, int64_t token, int64_t tokens, int vectors) {
-        transpose_tokens<Vec>(static_cast<const T*>(job_.args.x) +
-                                  (job_.task.token_begin + token) * job_.args.x_stride,
-                              job_.args.x_stride, w_.cols, tokens, panel, vectors * Vec::kLanes);
-      });
-    }
     for (int64_t row = row_begin; row < row_end; row += kSlabRows) {
       const int64_t rows = min_of(kSlabRows, row_end - row);
-      for_parts([&](const float* panel, int64_t token, int64_t tokens, int vectors) {
-        slab<kMaxTokenVectors>(panel, vectors, row, rows);
-        store_slab(job_, slab_, vectors * Vec::kLanes, token, tokens, row, rows);
-      });
+      for (int64_t t = 0; t < job_.tokens(); t += job_.plan.tile_tokens) {
+        const int64_t tokens = job_.tokens_at(t);
+        const int64_t vectors = div_up(tokens, Vec::kLanes);
+        slab<kMaxTokenVectors>(job_.copy_at(t), static_cast<int>(vectors), row, rows);
+        store_slab(job_, slab_, vectors * Vec::kLanes, t, tokens, row, rows);
+      }
     }
   }
 
  private:
-  template <typename Work>
-  void for_parts(Work work) {
-    const int64_t vectors = div_up(job_.tokens(), Vec::kLanes);
-    const int64_t parts = div_up(vectors, job_.plan.tile_vectors);
-    float* panel = job_.scratch;
-    int64_t token = 0;
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t width = (part + 1) * vectors / parts - part * vectors / parts;
-      const int64_t lanes = width * Vec::kLanes;
-      work(panel, token, min_of(lanes, job_.tokens() - token), static_cast<int>(width));
-      panel += w_.cols * lanes;
-      token += lanes;
-    }
-  }
-
   /* Sums some rows, which may be of several block-rows, into the slab. */
   template <int kVectors>
   void slab(const float* panel, int vectors, int64_t row, int64_t rows) {
