@@ -17,12 +17,15 @@ import measurements
 import numpy as np
 
 SMS = 132
-DENSE_ADVANTAGE = 1.1  # kDenseAdvantage of src/choice/decide.h
+DENSE_ADVANTAGE = 1.05  # kDenseAdvantage of src/choice/decide.h
 CLASSES = (128, 64, 32, 16, 8, 4, 1)
+TOKENS = (129, 65, 17, 1)  # a row of the table holds from so many tokens on
 # Weight rows and tokens of a kernel's tile, as in cuda_model.cc; others have tiles of their blocks.
 TILES = {
     "hopper_128x256": (128, 256),
     "hopper_64x512": (64, 512),
+    "hopper_narrow": (64, 128),
+    "hopper_narrow_split": (16, 64),
     "hopper_panels": (384, 128),
     "hopper_fp32_256": (64, 256),
     "hopper_fp32_128": (64, 128),
@@ -39,6 +42,7 @@ def cases_of(paths):
                 continue
             rows, cols, (br, bc) = case["rows"], case["cols"], case["block"]
             case["class"] = next(c for c in CLASSES if min(br, bc) >= c)
+            case["few"] = next(t for t in TOKENS if case["tokens"] >= t)
             case["float"] = case["dtype"] == "float32"
             case["size"] = measurements.SIZES[case["dtype"]]
             case["all"] = rows * cols
@@ -56,11 +60,22 @@ def bsr_model(case, tile, p):
     return call + max(weight, work + 0.5 * one, case["skew"] * one)
 
 
+def monotone(case, tile, rows):
+    """By the row for the case's tokens, but no less than those for fewer at the most that they hold for."""
+    tokens, best = case["tokens"], 0.0
+    for least, p in rows:
+        if tokens >= least:
+            best = max(best, bsr_model({**case, "tokens": tokens}, tile, p))
+            tokens = least - 1
+    return best
+
+
 def dense_model(case, p):
-    call, rate, bandwidth = p
+    call, column, bandwidth, rate = p
     t = math.ceil(case["tokens"] / 16) * 16
+    latency = call + column * case["cols"] * 1e-3
     weight = case["all"] * case["size"] / bandwidth * 1e-6
-    return call + max(weight, 2 * case["all"] * t / rate * 1e-6)
+    return max(latency, weight, 0.75 * call + 2 * case["all"] * t / rate * 1e-6)
 
 
 def fit(cases, key, model, start):
@@ -119,21 +134,29 @@ def main():
         print(f"{name}Costs:")
         for kernel in sorted({c["kernel"] for c in own}):
             for block in CLASSES:
-                group = [c for c in own if c["kernel"] == kernel and c["class"] == block]
-                if not group:
-                    continue
+                some = {c["few"] for c in own if c["kernel"] == kernel and c["class"] == block}
                 tile = TILES.get(kernel, (min(64, max(block, 8)), 64))
-                p, note = fit(group, "bsr", lambda c, p, t=tile: bsr_model(c, t, p), (3, 300, 9000, 1))
-                for c in group:
-                    c["fitted_bsr"] = bsr_model(c, tile, p)
-                print(
-                    f'    {{"{kernel}", {block}, {p[0]:.1f}, {p[1]:.0f}, {p[2]:.0f}, {p[3]:.2f}, '
-                    f"{tile[0]}, {tile[1]}}}, {note}"
-                )
-        p, note = fit(own, "dense", dense_model, (2, 50 if is_float else 700, 2.7))
+                rows = []
+                for tokens in sorted(some, reverse=True):
+                    group = [
+                        c
+                        for c in own
+                        if c["kernel"] == kernel and c["class"] == block and c["few"] == tokens
+                    ]
+                    least = 1 if tokens == min(some) else tokens
+                    p, note = fit(group, "bsr", lambda c, p, t=tile: bsr_model(c, t, p), (3, 300, 9000, 1))
+                    rows.append((least, p))
+                    print(
+                        f'    {{"{kernel}", {block}, {least}, {p[0]:.1f}, {p[1]:.0f}, {p[2]:.0f}, '
+                        f"{p[3]:.2f}, {tile[0]}, {tile[1]}}}, {note}"
+                    )
+                for c in own:
+                    if c["kernel"] == kernel and c["class"] == block:
+                        c["fitted_bsr"] = monotone(c, tile, rows)
+        p, note = fit(own, "dense", dense_model, (4, 1, 2.6, 50 if is_float else 750))
         for c in own:
             c["fitted_dense"] = dense_model(c, p)
-        print(f"{name}Dense = {{{p[0]:.1f}, {p[1]:.0f}, {p[2]:.2f}}}; {note}")
+        print(f"{name}Dense = {{{p[0]:.1f}, {p[1]:.2f}, {p[2]:.2f}, {p[3]:.0f}}}; {note}")
     judge(cases)
 
 

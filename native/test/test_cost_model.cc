@@ -100,7 +100,7 @@ void both_directions() {
   EXPECT(choice(10, 10) == 0, "half the work is not dense's");
   /* The advantage that dense needs lies around equal times: half the elements at twice the cost. */
   const djlbsr_prediction even = predict_cpu(half, 64, 0, 1, flat_profile(10, 20));
-  EXPECT(even.dense == (even.dense_seconds * 1.1 < even.bsr_seconds ? 1 : 0), "%g against %g",
+  EXPECT(even.dense == (even.dense_seconds * 1.05 < even.bsr_seconds ? 1 : 0), "%g against %g",
          even.dense_seconds, even.bsr_seconds);
   const djlbsr_prediction relu = predict_cpu(half, 64, DJLBSR_GELU, 1, flat_profile(10, 20));
   EXPECT(relu.dense_seconds > even.dense_seconds && relu.bsr_seconds == even.bsr_seconds,
@@ -110,7 +110,7 @@ void both_directions() {
          threads.dense_seconds, even.dense_seconds);
 }
 
-/* More of anything never takes less time. */
+/* More of anything never takes less time; more tokens may have a faster kernel on CUDA. */
 void monotone() {
   constexpr double kLess = 1 - 1e-12; /* rounding */
   const CpuProfile profile = flat_profile(20, 40);
@@ -135,7 +135,16 @@ void monotone() {
         const djlbsr_prediction one = predict(0.5, tokens);
         const djlbsr_prediction more = predict(0.5, 3 * tokens);
         const djlbsr_prediction full = predict(1, tokens);
-        EXPECT(more.bsr_seconds >= one.bsr_seconds * kLess &&
+        const auto kernel = [&](int64_t t) {
+          djlbsr_linear_args args = {};
+          args.tokens = t;
+          args.x_stride = cols;
+          args.y_stride = rows;
+          return djlbsr::cuda::kernel_choice(
+              weight(rows, cols, block, block, 0.5, dtype, DJLBSR_CUDA), args, 80);
+        };
+        const bool same = !cuda || kernel(tokens) == kernel(3 * tokens);
+        EXPECT((!same || more.bsr_seconds >= one.bsr_seconds * kLess) &&
                    more.dense_seconds >= one.dense_seconds * kLess,
                "%lldx%lld, %lld tokens take longer than three times as many", (long long)rows,
                (long long)cols, (long long)tokens);

@@ -18,7 +18,8 @@ constexpr double kMultiprocessors = kFittedMachine.multiprocessors;
 
 struct Costs {
   const char* kernel;
-  int64_t block;        /* for blocks whose smaller side is at least this; rows fall */
+  int64_t block;        /* for blocks whose smaller side is at least this */
+  int64_t tokens;       /* and from so many tokens on; the first row that holds counts */
   double call_us;       /* launch, first loads and last stores */
   double stored_tflops; /* rate of the stored elements */
   double panel_tflops;  /* rate, in dense-equivalent operations, of streaming x */
@@ -32,72 +33,90 @@ struct Costs {
  * call them provisional.
  */
 constexpr Costs kHalfCosts[] = {
-    {"hopper_128x256", 128, 5.9, 813, 16152, 1.01, 128, 256},
-    {"hopper_64x512", 64, 7.4, 521, 22597, 0.63, 64, 512},
-    {"hopper_panels", 64, 5.0, 697, 4024, 1.0, 384, 128},
-    {"hopper_panels", 32, 5.0, 516, 3945, 1.0, 384, 128},
-    {"hopper_panels", 16, 5.0, 350, 3280, 1.0, 384, 128},
-    {"sm80_f16_stream", 16, 2.3, 50, 20000, 2.2, 64, 16},
-    {"sm80_f16_stream", 8, 2.3, 40, 20000, 1.8, 64, 16},
-    {"sm80_f16_stream", 4, 2.3, 15, 20000, 0.8, 64, 16},
-    {"sm80_f16_stream", 1, 2.3, 6, 20000, 0.28, 64, 16},
-    {"sm80_f16_mma", 128, 5.0, 200, 1960, 1.0, 352, 128},
-    {"sm80_f16_mma", 64, 5.0, 186, 1640, 1.0, 352, 128},
-    {"sm80_f16_mma", 32, 5.0, 170, 1590, 1.0, 352, 128},
-    {"sm80_f16_mma", 16, 5.0, 128, 1510, 1.0, 352, 128},
-    {"sm80_f16_mma", 8, 5.0, 45, 1510, 0.5, 352, 128},
-    {"sm80_f16_mma", 4, 5.0, 19, 1510, 0.2, 352, 128},
-    {"sm80_f16_mma", 1, 5.0, 5, 1510, 0.1, 352, 128},
-    {"portable", 128, 48.0, 38, 906, 0.13, 64, 64},
-    {"portable", 64, 17.2, 37, 1125, 0.13, 64, 64},
-    {"portable", 32, 39.9, 22, 9197, 0.20, 32, 64},
-    {"portable", 16, 22.0, 19, 563, 0.21, 16, 64},
-    {"portable", 8, 32.9, 19, 563, 0.07, 8, 64},
-    {"portable", 1, 30.0, 5, 500, 0.05, 8, 64},
+    {"hopper_narrow_split", 128, 65, 4.5, 307, 6718, 2.00, 16, 64},
+    {"hopper_narrow_split", 64, 65, 4.6, 297, 7487, 2.00, 16, 64},
+    {"hopper_narrow_split", 128, 1, 2.8, 192, 2676, 4.00, 16, 64},
+    {"hopper_narrow_split", 64, 1, 2.9, 197, 2825, 4.00, 16, 64},
+    {"hopper_narrow", 128, 129, 3.5, 527, 43749, 1.00, 64, 128},
+    {"hopper_narrow", 64, 129, 2.3, 463, 22113, 0.81, 64, 128},
+    {"hopper_narrow", 128, 65, 2.0, 483, 27760, 1.79, 64, 128},
+    {"hopper_narrow", 64, 65, 1.5, 353, 30935, 2.00, 64, 128},
+    {"hopper_narrow", 128, 1, 1.5, 219, 12455, 1.89, 64, 128},
+    {"hopper_narrow", 64, 1, 1.6, 212, 10029, 2.00, 64, 128},
+    {"hopper_128x256", 128, 1, 17.7, 813, 22597, 1.00, 128, 256},
+    {"hopper_64x512", 64, 1, 19.5, 521, 40996, 1.00, 64, 512},
+    {"hopper_panels", 64, 1, 13.7, 600, 13730, 1.00, 384, 128},
+    {"hopper_panels", 32, 1, 0.9, 600, 4309, 1.00, 384, 128},
+    {"hopper_panels", 16, 1, 1.7, 381, 4309, 1.00, 384, 128},
+    {"sm80_f16_mma", 128, 1, 5.0, 200, 1960, 1.0, 352, 128},
+    {"sm80_f16_mma", 64, 1, 5.0, 186, 1640, 1.0, 352, 128},
+    {"sm80_f16_mma", 32, 1, 5.0, 170, 1590, 1.0, 352, 128},
+    {"sm80_f16_mma", 16, 1, 5.0, 128, 1510, 1.0, 352, 128},
+    {"sm80_f16_mma", 8, 1, 48.0, 61, 877, 1.00, 352, 128},
+    {"sm80_f16_mma", 4, 1, 5.0, 19, 1510, 0.2, 352, 128},
+    {"sm80_f16_mma", 1, 1, 5.0, 5, 1510, 0.1, 352, 128},
+    {"sm80_f16_stream", 32, 129, 5.4, 147, 4599, 1.00, 64, 16},
+    {"sm80_f16_stream", 16, 129, 6.1, 73, 2202, 1.00, 64, 16},
+    {"sm80_f16_stream", 8, 129, 7.5, 43, 569, 1.00, 64, 16},
+    {"sm80_f16_stream", 32, 65, 6.9, 1200, 18000, 0.89, 64, 16},
+    {"sm80_f16_stream", 16, 65, 6.3, 600, 9000, 0.43, 64, 16},
+    {"sm80_f16_stream", 8, 65, 6.5, 300, 9000, 0.24, 64, 16},
+    {"sm80_f16_stream", 32, 17, 7.1, 1697, 25456, 1.41, 64, 16},
+    {"sm80_f16_stream", 16, 17, 6.5, 600, 9000, 0.81, 64, 16},
+    {"sm80_f16_stream", 8, 17, 5.8, 600, 18000, 0.43, 64, 16},
+    {"sm80_f16_stream", 128, 1, 2.2, 234, 142449, 2.20, 64, 16},
+    {"sm80_f16_stream", 64, 1, 2.2, 231, 142449, 2.30, 64, 16},
+    {"sm80_f16_stream", 32, 1, 2.2, 219, 142449, 2.35, 64, 16},
+    {"sm80_f16_stream", 16, 1, 2.0, 147, 144000, 2.25, 64, 16},
+    {"sm80_f16_stream", 8, 1, 2.2, 153, 144000, 1.81, 64, 16},
+    {"sm80_f16_stream", 4, 1, 2.3, 15, 20000, 0.8, 64, 16},
+    {"sm80_f16_stream", 1, 1, 2.3, 6, 20000, 0.28, 64, 16},
+    {"portable", 128, 1, 48.0, 38, 906, 0.13, 64, 64},
+    {"portable", 64, 1, 17.2, 37, 1125, 0.13, 64, 64},
+    {"portable", 32, 1, 39.9, 22, 9197, 0.20, 32, 64},
+    {"portable", 16, 1, 22.0, 19, 563, 0.21, 16, 64},
+    {"portable", 8, 1, 32.9, 19, 563, 0.07, 8, 64},
+    {"portable", 1, 1, 30.0, 5, 500, 0.05, 8, 64},
 };
 constexpr Costs kFloatCosts[] = {
-    {"hopper_fp32_256", 64, 5.0, 112, 30000, 1.3, 64, 256},
-    {"hopper_fp32_256", 32, 5.0, 84, 30000, 1.3, 32, 256},
-    {"hopper_fp32_256", 16, 5.0, 46, 30000, 1.3, 16, 256},
-    {"hopper_fp32_128", 64, 5.0, 90, 30000, 1.3, 64, 128},
-    {"hopper_fp32_128", 32, 5.0, 65, 30000, 1.3, 32, 128},
-    {"hopper_fp32_128", 16, 5.0, 40, 30000, 1.3, 16, 128},
-    {"hopper_fp32_fast_256", 64, 5.0, 170, 30000, 1.3, 64, 256},
-    {"hopper_fp32_fast_256", 32, 5.0, 112, 30000, 1.3, 32, 256},
-    {"hopper_fp32_fast_256", 16, 5.0, 45, 30000, 1.3, 16, 256},
-    {"hopper_fp32_fast_128", 64, 5.0, 140, 30000, 1.3, 64, 128},
-    {"hopper_fp32_fast_128", 32, 5.0, 95, 30000, 1.3, 32, 128},
-    {"hopper_fp32_fast_128", 16, 5.0, 40, 30000, 1.3, 16, 128},
-    {"f32_stream", 16, 2.0, 5.6, 20000, 2.6, 64, 16},
-    {"f32_stream", 1, 2.0, 2, 20000, 0.5, 64, 16},
-    {"portable", 64, 10.0, 27, 2000, 0.3, 64, 64},
-    {"portable", 32, 10.0, 27, 867, 0.3, 32, 64},
-    {"portable", 16, 10.0, 20, 575, 0.3, 16, 64},
-    {"portable", 1, 10.0, 5, 500, 0.1, 8, 64},
+    {"hopper_fp32_256", 64, 1, 5.0, 112, 30000, 1.3, 64, 256},
+    {"hopper_fp32_256", 32, 1, 5.0, 84, 30000, 1.3, 32, 256},
+    {"hopper_fp32_256", 16, 1, 5.0, 46, 30000, 1.3, 16, 256},
+    {"hopper_fp32_128", 64, 1, 5.0, 90, 30000, 1.3, 64, 128},
+    {"hopper_fp32_128", 32, 1, 5.0, 65, 30000, 1.3, 32, 128},
+    {"hopper_fp32_128", 16, 1, 5.0, 40, 30000, 1.3, 16, 128},
+    {"hopper_fp32_fast_256", 64, 1, 5.0, 170, 30000, 1.3, 64, 256},
+    {"hopper_fp32_fast_256", 32, 1, 5.0, 112, 30000, 1.3, 32, 256},
+    {"hopper_fp32_fast_256", 16, 1, 5.0, 45, 30000, 1.3, 16, 256},
+    {"hopper_fp32_fast_128", 64, 1, 5.0, 140, 30000, 1.3, 64, 128},
+    {"hopper_fp32_fast_128", 32, 1, 5.0, 95, 30000, 1.3, 32, 128},
+    {"hopper_fp32_fast_128", 16, 1, 5.0, 40, 30000, 1.3, 16, 128},
+    {"f32_stream", 16, 1, 2.0, 5.6, 20000, 2.6, 64, 16},
+    {"f32_stream", 1, 1, 2.0, 2, 20000, 0.5, 64, 16},
+    {"portable", 64, 1, 10.0, 27, 2000, 0.3, 64, 64},
+    {"portable", 32, 1, 10.0, 27, 867, 0.3, 32, 64},
+    {"portable", 16, 1, 10.0, 20, 575, 0.3, 16, 64},
+    {"portable", 1, 1, 10.0, 5, 500, 0.1, 8, 64},
 };
 
 struct DenseCosts {
   double call_us;
-  double tflops;
+  double column_ns; /* cuBLAS walks along the columns: in small layers that is its time */
   double weight_tbs;
+  double tflops;
 };
-constexpr DenseCosts kHalfDense = {0.7, 755, 2.82};
-constexpr DenseCosts kFloatDense = {2.0, 51, 2.70};
+constexpr DenseCosts kHalfDense = {3.9, 1.22, 2.49, 758};
+constexpr DenseCosts kFloatDense = {2.0, 0, 2.70, 51};
 
 /* cuBLAS reaches its rate with many tokens alone, but no fewer than these are computed. */
 constexpr int64_t kDenseTokens = 16;
 
+/* The part of call_us that does not overlap with a large product. */
+constexpr double kDenseStart = 0.75;
+
 /* A pass that reads and writes y, from the L2 cache where it fits. */
 constexpr double kActivationCallUs = 2.0;
 constexpr double kActivationTbs = 2.5;
-
-template <size_t n>
-const Costs& find(const Costs (&table)[n], const char* kernel, int64_t block) {
-  for (const Costs& costs : table) {
-    if (std::strcmp(costs.kernel, kernel) == 0 && block >= costs.block) return costs;
-  }
-  return table[n - 1];
-}
 
 template <size_t n>
 bool holds(const Costs (&table)[n], const char* kernel) {
@@ -139,6 +158,34 @@ double bsr_seconds(const djlbsr_info& info, int64_t tokens, const Costs& costs, 
          std::max({bytes / costs.weight_tbs * 1e-12 * scale, work + 0.5 * tile, skew * tile});
 }
 
+/*
+ * By the row for that many tokens, but no less than the rows for fewer say of the most that they
+ * hold for: each was fitted alone.
+ */
+template <size_t n>
+double bsr_seconds(const Costs (&table)[n], const char* kernel, int64_t block,
+                   const djlbsr_info& info, int64_t tokens, double scale) {
+  double seconds = 0;
+  for (const Costs& costs : table) {
+    if (std::strcmp(costs.kernel, kernel) != 0 || block < costs.block || tokens < costs.tokens) {
+      continue;
+    }
+    seconds = std::max(seconds, bsr_seconds(info, tokens, costs, scale));
+    tokens = costs.tokens - 1;
+  }
+  return seconds;
+}
+
+double dense_seconds_of(const djlbsr_info& info, int64_t tokens, const DenseCosts& costs,
+                        double scale) {
+  const double all = static_cast<double>(info.rows) * static_cast<double>(info.cols);
+  const double bytes = all * static_cast<double>(dtype_size(info.dtype));
+  const double operations = 2 * all * round_up(tokens, kDenseTokens);
+  return std::max({costs.call_us * 1e-6 + costs.column_ns * 1e-9 * static_cast<double>(info.cols),
+                   scale * bytes / costs.weight_tbs * 1e-12,
+                   kDenseStart * costs.call_us * 1e-6 + scale * operations / costs.tflops * 1e-12});
+}
+
 }  // namespace
 
 bool knows_kernel(const char* kernel_name) {
@@ -155,22 +202,15 @@ djlbsr_prediction predict_cuda(const djlbsr_info& info, int64_t tokens, int32_t 
   int64_t block = std::min(info.block_rows, info.block_cols);
   if (std::strcmp(kernel, "hopper_panels") == 0) block = info.panel_block;
   if (std::strncmp(kernel, "hopper_fp32", 11) == 0) block = Fp32Terms::slice_rows(info.block_rows);
-  const Costs& costs =
-      is_float ? find(kFloatCosts, kernel, block) : find(kHalfCosts, kernel, block);
-  const DenseCosts& dense = is_float ? kFloatDense : kHalfDense;
-  const double size = static_cast<double>(dtype_size(info.dtype));
-  const double rows = static_cast<double>(info.rows);
-  const double all = rows * static_cast<double>(info.cols);
-  double dense_seconds =
-      dense.call_us * 1e-6 + scale *
-                                 std::max(all * size / dense.weight_tbs,
-                                          2 * all * round_up(tokens, kDenseTokens) / dense.tflops) *
-                                 1e-12;
+  double dense_seconds = dense_seconds_of(info, tokens, is_float ? kFloatDense : kHalfDense, scale);
   if (activation != DJLBSR_NONE) {
-    dense_seconds += kActivationCallUs * 1e-6 +
-                     scale * 2 * rows * static_cast<double>(tokens) * size / kActivationTbs * 1e-12;
+    const double y_bytes = static_cast<double>(info.rows) * static_cast<double>(tokens) *
+                           static_cast<double>(dtype_size(info.dtype));
+    dense_seconds += kActivationCallUs * 1e-6 + scale * 2 * y_bytes / kActivationTbs * 1e-12;
   }
-  return decide(bsr_seconds(info, tokens, costs, scale), dense_seconds);
+  const double seconds = is_float ? bsr_seconds(kFloatCosts, kernel, block, info, tokens, scale)
+                                  : bsr_seconds(kHalfCosts, kernel, block, info, tokens, scale);
+  return decide(seconds, dense_seconds);
 }
 
 }  // namespace djlbsr::choice

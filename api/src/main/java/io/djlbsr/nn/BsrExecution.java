@@ -18,8 +18,8 @@ public enum BsrExecution {
     /**
      * Block-sparse, or dense where the operator predicts dense to be faster for the number of
      * tokens. The first dense call densifies the weight and says so in the log. Where dense is
-     * never predicted to be faster, asked for powers of two up to {@value #MAX_TOKENS} tokens,
-     * nothing is kept.
+     * never predicted to be faster, asked for powers of two up to {@value #MAX_TOKENS} tokens and
+     * for one more than each, nothing is kept.
      *
      * <p>A dense product agrees with the block-sparse one within the rounding of their sums, which
      * in FLOAT16 an engine may round before bias and activation. NaN and Inf in an input reach

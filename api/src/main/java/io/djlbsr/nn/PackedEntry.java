@@ -82,8 +82,9 @@ final class PackedEntry {
         Boolean known = densePays;
         if (known == null) {
             known = false;
-            for (long tokens = 1; tokens <= BsrExecution.MAX_TOKENS; tokens *= 2) {
-                known |= isDenseFaster(tokens);
+            for (long tokens = 1; !known && tokens <= BsrExecution.MAX_TOKENS; tokens *= 2) {
+                // One token more begins a tile of a kernel, which is where it is at its worst.
+                known = isDenseFaster(tokens) || isDenseFaster(tokens + 1);
             }
             densePays = known;
         }
