@@ -68,15 +68,6 @@ public class LinearBenchmark {
         final void close() {
             manager.close();
         }
-
-        /** Reads "ROWSxCOLS". */
-        static int[] pair(String text) {
-            String[] numbers = text.split("x", -1);
-            if (numbers.length != 2) {
-                throw new IllegalArgumentException(text + " is not ROWSxCOLS, such as 32x32");
-            }
-            return new int[] {Integer.parseInt(numbers[0]), Integer.parseInt(numbers[1])};
-        }
     }
 
     /** DJL's own layer, fully dense. */
@@ -96,7 +87,7 @@ public class LinearBenchmark {
         /** Makes the layer. */
         @Setup(Level.Trial)
         public void setUp() {
-            linear = randomLinear(pair(shape), tokens);
+            linear = randomLinear(Pair.parse(shape), tokens);
         }
 
         /** Frees it. */
@@ -135,8 +126,8 @@ public class LinearBenchmark {
         /** Makes the layer, and lets it pack, measure and densify what it wants. */
         @Setup(Level.Trial)
         public void setUp() {
-            int[] blocks = pair(block);
-            Linear dense = randomLinear(pair(shape), tokens);
+            int[] blocks = Pair.parse(block);
+            Linear dense = randomLinear(Pair.parse(shape), tokens);
             BsrMatrix matrix =
                     BlockPruner.builder()
                             .setBlockShape(blocks[0], blocks[1])

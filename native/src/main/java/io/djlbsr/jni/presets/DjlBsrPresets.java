@@ -10,8 +10,11 @@ import org.bytedeco.javacpp.tools.InfoMap;
 import org.bytedeco.javacpp.tools.InfoMapper;
 
 /**
- * Tells JavaCPP how to bind {@code djlbsr.h}: its constants and the functions that Java calls, as
- * static members of {@code io.djlbsr.jni.global.DjlBsr}.
+ * Tells JavaCPP how to bind {@code djlbsr.h}: its constants and functions, as static members of
+ * {@code io.djlbsr.jni.global.DjlBsr}, and its structures, as classes of that package. Memory, of
+ * the device too, is a {@code Pointer}. A structure keeps the addresses of the pointers that are
+ * set in it and not these themselves: hold on to them until the call has returned. No class of that
+ * package can be used before {@code NativeLibrary.load}.
  *
  * <p>{@code libdjlbsr} is linked through a compiler option and not through {@link Platform#link},
  * so that {@link io.djlbsr.jni.NativeLibrary} alone decides which copy of it a process loads.
@@ -22,7 +25,7 @@ import org.bytedeco.javacpp.tools.InfoMapper;
                         include = "djlbsr.h",
                         library = "jnidjlbsr",
                         define = "STRING_BYTES_CHARSET \"UTF-8\""),
-        target = "io.djlbsr.jni",
+        target = "io.djlbsr.jni.global",
         global = "io.djlbsr.jni.global.DjlBsr")
 public class DjlBsrPresets implements InfoMapper {
 
@@ -38,23 +41,5 @@ public class DjlBsrPresets implements InfoMapper {
                                 .valueTypes("byte")
                                 .pointerTypes("@Cast(\"const char*\") String"))
                 .put(new Info("djlbsr_tensor").cast().valueTypes("long").pointerTypes("long[]"));
-        // Plain memory belongs to C and C++ callers.
-        for (String name :
-                new String[] {
-                    "djlbsr_matrix",
-                    "djlbsr_meta",
-                    "djlbsr_info",
-                    "djlbsr_linear_args",
-                    "djlbsr_pack_query",
-                    "djlbsr_meta_decode",
-                    "djlbsr_pack",
-                    "djlbsr_update_values",
-                    "djlbsr_linear",
-                    "djlbsr_kernel_name",
-                    "djlbsr_prediction",
-                    "djlbsr_predict"
-                }) {
-            infoMap.put(new Info(name).skip());
-        }
     }
 }
