@@ -11,6 +11,7 @@ import ai.djl.nn.Parameter;
 import ai.djl.nn.core.Linear;
 import io.djlbsr.BsrMatrix;
 import io.djlbsr.BsrStructure;
+import io.djlbsr.operator.BsrWeightFormat;
 import io.djlbsr.operator.CostEstimate;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -44,6 +45,7 @@ public final class BsrConverter {
     private final float tolerance;
     private final BlockPruner pruner;
     private final ConversionPolicy policy;
+    private final BsrWeightFormat weightFormat;
     private final boolean keepDense;
     private final List<Long> tokens;
 
@@ -52,6 +54,7 @@ public final class BsrConverter {
         tolerance = builder.tolerance;
         pruner = builder.pruner;
         policy = builder.policy;
+        weightFormat = builder.weightFormat;
         keepDense = builder.keepDense;
         tokens = List.copyOf(builder.tokens);
     }
@@ -140,6 +143,7 @@ public final class BsrConverter {
                             .setUnits(site.linear.getOutputShapes(oneInput())[0].get(1))
                             .setBlockShape(shape[0], shape[1])
                             .optBias(site.linear.getDirectParameters().contains("bias"))
+                            .optWeightFormat(weightFormat)
                             .build();
             entries.add(
                     replace(site, layer)
@@ -232,10 +236,14 @@ public final class BsrConverter {
 
     private BsrLinear candidate(Linear linear, int[] shape) {
         if (pruner == null) {
-            return BsrLinear.fromLinear(linear, shape[0], shape[1], tolerance);
+            NDArray weight = DenseLinears.weightOf(linear);
+            return DenseLinears.toBsr(
+                    linear,
+                    DenseLinears.structureOf(weight, shape[0], shape[1], tolerance),
+                    weightFormat);
         }
         BsrMatrix pruned = pruner.prune(weightOf(linear).getArray());
-        return DenseLinears.toBsr(linear, pruned.getStructure());
+        return DenseLinears.toBsr(linear, pruned.getStructure(), weightFormat);
     }
 
     private Optional<String> reasonOfPolicy(LinearSites.Site site, BsrLinear layer) {
@@ -252,6 +260,9 @@ public final class BsrConverter {
         try {
             // Packs the weight, which may fail: before the model holds the layer.
             estimates = layer.estimates(tokens);
+            if (weightFormat != BsrWeightFormat.AS_GIVEN) {
+                layer.estimate(1); // Not every operator has the format; then the layer is left.
+            }
         } catch (RuntimeException e) {
             layer.clear();
             throw e;
@@ -327,6 +338,7 @@ public final class BsrConverter {
         private BlockPruner pruner;
         private ConversionPolicy policy =
                 ConversionPolicy.maxDensity(ConversionPolicy.DEFAULT_MAX_DENSITY);
+        private BsrWeightFormat weightFormat = BsrWeightFormat.AS_GIVEN;
         private boolean keepDense;
         private final List<Long> tokens = new ArrayList<>();
 
@@ -387,6 +399,20 @@ public final class BsrConverter {
         public Builder optPolicy(ConversionPolicy policy) {
             this.policy =
                     Objects.requireNonNull(policy, "policy is null; use ConversionPolicy.all()");
+            return this;
+        }
+
+        /**
+         * Sets how the swapped layers keep their weights for inference; as given by default. {@link
+         * BsrWeightFormat} tells what a format is for: a layer that it is not for is left, with the
+         * reason in the report. See {@link BsrLinear.Builder#optWeightFormat}.
+         *
+         * @param format the format
+         * @return this builder
+         */
+        public Builder optWeightFormat(BsrWeightFormat format) {
+            this.weightFormat =
+                    Objects.requireNonNull(format, "format is null; use BsrWeightFormat.AS_GIVEN");
             return this;
         }
 

@@ -12,6 +12,7 @@ import ai.djl.nn.core.Linear;
 import ai.djl.training.initializer.Initializer;
 import io.djlbsr.BsrMatrix;
 import io.djlbsr.BsrStructure;
+import io.djlbsr.operator.BsrWeightFormat;
 import io.djlbsr.operator.ReferenceBsrOperator;
 import java.util.Objects;
 
@@ -22,16 +23,17 @@ final class DenseLinears {
 
     static BsrLinear toBsr(Linear dense, int blockRows, int blockCols, float tolerance) {
         NDArray weight = weightOf(dense);
-        return toBsr(dense, structureOf(weight, blockRows, blockCols, tolerance));
+        BsrStructure structure = structureOf(weight, blockRows, blockCols, tolerance);
+        return toBsr(dense, structure, BsrWeightFormat.AS_GIVEN);
     }
 
     /** Takes the blocks of a structure in the weight's data type. */
-    static BsrLinear toBsr(Linear dense, BsrStructure structure) {
+    static BsrLinear toBsr(Linear dense, BsrStructure structure, BsrWeightFormat format) {
         NDArray weight = weightOf(dense);
         try (NDArray constant = weight.stopGradient()) {
             NDArray values =
                     ReferenceBsrOperator.fromDense(weight.getManager(), structure, constant);
-            return toBsr(dense, structure, values);
+            return toBsr(dense, structure, values, format);
         }
     }
 
@@ -51,14 +53,19 @@ final class DenseLinears {
         try (NDManager scope = manager.newSubManager(weight.getDevice())) {
             NDArray values = matrix.toValuesArray(scope, weight.getDataType());
             values.attach(manager);
-            return toBsr(dense, structure, values);
+            return toBsr(dense, structure, values, BsrWeightFormat.AS_GIVEN);
         }
     }
 
-    private static BsrLinear toBsr(Linear dense, BsrStructure structure, NDArray values) {
+    private static BsrLinear toBsr(
+            Linear dense, BsrStructure structure, NDArray values, BsrWeightFormat format) {
         Parameter denseBias = dense.getDirectParameters().get("bias");
         BsrLinear result =
-                BsrLinear.builder().setStructure(structure).optBias(denseBias != null).build();
+                BsrLinear.builder()
+                        .setStructure(structure)
+                        .optBias(denseBias != null)
+                        .optWeightFormat(format)
+                        .build();
         adopt(result, "weight", dense, values);
         if (denseBias != null) {
             try (NDArray constant = denseBias.getArray().stopGradient()) {

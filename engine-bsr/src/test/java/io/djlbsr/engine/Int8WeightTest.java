@@ -15,11 +15,16 @@ import ai.djl.ndarray.NDList;
 import ai.djl.ndarray.NDManager;
 import ai.djl.ndarray.types.DataType;
 import ai.djl.ndarray.types.Shape;
+import ai.djl.nn.SequentialBlock;
+import ai.djl.nn.core.Linear;
 import ai.djl.training.ParameterStore;
 import io.djlbsr.BsrMatrix;
 import io.djlbsr.BsrStructure;
 import io.djlbsr.nn.BsrActivation;
+import io.djlbsr.nn.BsrConverter;
 import io.djlbsr.nn.BsrLinear;
+import io.djlbsr.nn.ConversionPolicy;
+import io.djlbsr.nn.ConversionReport;
 import io.djlbsr.operator.BsrWeightFormat;
 import io.djlbsr.operator.ReferenceBsrOperator;
 import java.util.Arrays;
@@ -90,6 +95,44 @@ class Int8WeightTest {
         BsrMatrix changed = BsrMatrix.of(matrix.getStructure(), values);
         float[] y = forward(layer, x, false).toFloatArray();
         check(changed, new float[64], x.toFloatArray(), y, Pattern.RANDOM);
+    }
+
+    @Test
+    void aConverterGivesItToTheLayersThatItSwaps() {
+        BsrMatrix matrix = Pattern.RANDOM.matrix(4, 4, new int[] {16, 16}, random);
+        float[] bias = normal(64);
+        BsrLinear given = layer(matrix, bias, BsrWeightFormat.AS_GIVEN, DataType.FLOAT32);
+        SequentialBlock model = new SequentialBlock().add(given.toLinear(manager));
+        BsrConverter.builder()
+                .addBlockShape(16, 16)
+                .optPolicy(ConversionPolicy.all())
+                .optWeightFormat(BsrWeightFormat.INT8)
+                .build()
+                .convert(model);
+        BsrLinear layer = (BsrLinear) model.getChildren().get(0).getValue();
+        assertEquals(BsrWeightFormat.INT8, layer.getWeightFormat());
+        NDArray x = manager.create(normal(5 * 64), new Shape(5, 64));
+        float[] y = forward(layer, x, false).toFloatArray();
+        check(matrix, bias, x.toFloatArray(), y, Pattern.RANDOM);
+    }
+
+    @Test
+    void aConverterLeavesLayersThatItIsNotFor() {
+        BsrMatrix matrix = Pattern.RANDOM.matrix(4, 4, new int[] {16, 16}, random);
+        BsrLinear given = layer(matrix, null, BsrWeightFormat.AS_GIVEN, DataType.FLOAT16);
+        SequentialBlock model = new SequentialBlock().add(given.toLinear(manager));
+        ConversionReport report =
+                BsrConverter.builder()
+                        .addBlockShape(16, 16)
+                        .optPolicy(ConversionPolicy.all())
+                        .optWeightFormat(BsrWeightFormat.INT8)
+                        .build()
+                        .convert(model);
+        assertEquals(Linear.class, model.getChildren().get(0).getValue().getClass());
+        String reason = report.getEntries().get(0).reason();
+        assertTrue(reason.contains("float32"), reason);
+        NDArray x = manager.ones(new Shape(2, 64), DataType.FLOAT16);
+        model.forward(new ParameterStore(manager, false), new NDList(x), false);
     }
 
     @Test
