@@ -13,8 +13,8 @@ tokens; "speed-up" is over cuBLAS on a fully dense random weight, in the same tu
 
 Suites: grid (every block, sparsity, number of tokens and shape; random; fp16), peers (all that others
 offer, on large layers and a few decode sizes), patterns, dtypes (bf16, fp32, TF32), epilogue (bias
-and activations), fallback (PyTorch's BSR without Triton). Each has a share of --seconds; what does
-not fit is left out and counted.
+and activations), fallback (PyTorch's BSR without Triton), tuned_2_4 (cuSPARSELt's best algorithm).
+Each has a share of --seconds; what does not fit is left out and counted.
 """
 
 import argparse

@@ -97,11 +97,11 @@ class Group:
 
 
 # name: share of the time. A suite gets what the ones before it left over, too.
-SUITES = {"grid": 0.50, "peers": 0.22, "patterns": 0.08, "dtypes": 0.10, "epilogue": 0.05,
-          "fallback": 0.05}
+SUITES = {"grid": 0.48, "peers": 0.22, "patterns": 0.09, "dtypes": 0.11, "epilogue": 0.05,
+          "fallback": 0.04, "tuned_2_4": 0.01}
 
 TRITON = ("torch_bsr_triton", "torch_triton_addmm")
-SEMI_STRUCTURED = ("cusparselt_2_4", "cusparselt_2_4_tuned")
+SEMI_STRUCTURED = ("cusparselt_2_4",)
 CUSPARSE = ("cusparse_blocked_ell", "cusparse_bsr")
 LARGE = ((8192, 8192, 8192), (11008, 4096, 2048), (4096, 11008, 2048))
 
@@ -172,10 +172,17 @@ def _fallback() -> Iterator[Group]:
                     ("cublas_dense", "torch_bsr_no_triton", "torch_mm_no_triton"))
 
 
+def _tuned_2_4() -> Iterator[Group]:
+    """Last: cuSPARSELt's search for its best algorithm can leave the CUDA context broken (an illegal
+    instruction on an H100 with PyTorch 2.11), and nothing runs after that."""
+    yield Group("tuned_2_4", _weights(8192, 8192, (64, 64), (0.5,)), 8192,
+                ("cublas_dense", "cusparselt_2_4_tuned"))
+
+
 def groups(suite: str) -> list[Group]:
     """The groups of a suite, the most telling first."""
     makers = {"grid": _grid, "peers": _peers, "patterns": _patterns, "dtypes": _dtypes,
-              "epilogue": _epilogue, "fallback": _fallback}
+              "epilogue": _epilogue, "fallback": _fallback, "tuned_2_4": _tuned_2_4}
     return list(makers[suite]())
 
 

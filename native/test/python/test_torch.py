@@ -13,6 +13,7 @@ tests load. The last line is "N passed, N failed"; the exit status is 1 if one f
 import argparse
 import ctypes
 import os
+import pathlib
 import re
 import sys
 import tempfile
@@ -22,6 +23,9 @@ import warnings
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "bench"))
+from gpu.library import Library  # noqa: E402: from the benchmark
 
 NONE, RELU, GELU, GELU_TANH, SILU = range(5)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -42,6 +46,7 @@ HOPPER_BLOCKS = ((64, 64), (64, 128), (192, 64), (128, 128), (256, 64))
 HOPPER_TOKENS = (64, 65, 255, 256, 257, 513, 700)
 
 library_path = None
+kernels = None
 
 
 def activate(z, activation):
@@ -90,13 +95,6 @@ class Weight:
         self.dense = dense.reshape(self.rows, self.cols)
         self.terms = torch.tensor(np.repeat(mask.sum(axis=1) * bc, br) + 2, dtype=torch.float64)
         self.name = f"{self.rows}x{self.cols} block {br}x{bc} nnzb {len(stored_cols)} {pattern} {dtype}"
-
-    @property
-    def changes_kernel(self):
-        """Whether calls of 64 tokens and more have a kernel of their own."""
-        return (self.device == "cuda" and self.dtype != torch.float32
-                and self.block[0] % 64 == 0 and self.block[1] % 64 == 0
-                and torch.cuda.get_device_capability() == (9, 0))
 
     def bias(self, rng):
         return tensor(rng, (self.rows,), self.dtype, self.device)
@@ -301,18 +299,29 @@ class ResultTest(BsrTest):
                         self.assertTrue(y[:, rows:].isnan().all(), what)
 
     def test_same_bits_in_any_batch(self):
+        """Alone or in a larger batch, wherever the same kernel serves both."""
         for device in DEVICES:
             for br, bc in BLOCKS:
                 for dtype in (torch.float32, torch.float16):
                     weight = Weight(self.rng, 3, 5, br, bc, dtype, device, density=0.5)
-                    x = tensor(self.rng, (131, weight.cols), dtype, device)
-                    whole = weight.packed_linear(x, None, GELU)
-                    counts = (64, 65, 100) if weight.changes_kernel else (1, 2, 8, 9, 64)
-                    for count in counts:
-                        first = int(self.rng.integers(0, 131 - count))
-                        part = weight.packed_linear(x[first : first + count], None, GELU)
-                        self.assertTrue(torch.equal(part, whole[first : first + count]),
-                                        f"{weight.name} on {device}: {count} tokens from {first}")
+                    packed, meta = weight.pack()
+                    x = tensor(self.rng, (300, weight.cols), dtype, device)
+
+                    def run(part):
+                        y = torch.ops.bsr.linear_packed(part, packed, meta, None, GELU)
+                        return y, kernels.kernel_name(meta, part, y)
+
+                    for count in (1, 2, 8, 9, 40, 64, 65, 100, 200):
+                        first = int(self.rng.integers(0, 300 - count))
+                        part, kernel = run(x[first : first + count])
+                        for more in (count + 1, min(2 * count, 300), 300):
+                            start = min(first, 300 - more)
+                            whole, other = run(x[start : start + more])
+                            same = whole[first - start : first - start + count]
+                            if kernel == other:
+                                self.assertTrue(torch.equal(part, same),
+                                                f"{weight.name} on {device}: {kernel}, {count} "
+                                                f"tokens alone and in {more}")
 
     def test_threads(self):
         weight = Weight(self.rng, 16, 16, 32, 32, torch.float32, "cpu")
@@ -677,7 +686,7 @@ class CountingResult(unittest.TextTestResult):
 
 
 def main():
-    global library_path
+    global library_path, kernels
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--library", required=True, help="libdjlbsr.so")
     parser.add_argument("--write-modules", metavar="DIR", help="write the Java tests' modules")
@@ -685,7 +694,7 @@ def main():
     parser.add_argument("-k", metavar="TEXT", help="only tests whose name contains TEXT")
     args = parser.parse_args()
     library_path = os.path.abspath(args.library)
-    torch.ops.load_library(library_path)
+    kernels = Library(library_path)
     library = ctypes.CDLL(library_path)
     library.djlbsr_capabilities.restype = ctypes.c_char_p
     print(f"python torch: {torch.__version__}")
