@@ -21,6 +21,9 @@ namespace test {
 
 inline int failures = 0;
 
+/* What a call must leave alone is filled with it. */
+constexpr float kCanary = 12345.0f;
+
 #define EXPECT(condition, ...)                                             \
   do {                                                                     \
     if (!(condition)) {                                                    \

@@ -17,8 +17,6 @@ using namespace test;
 
 namespace {
 
-constexpr float kCanary = 12345.0f;
-
 struct Case {
   int64_t tokens;
   int64_t x_pad; /* x_stride - cols; -1 repeats one row (stride 0) */

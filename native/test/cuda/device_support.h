@@ -13,8 +13,6 @@
 /* What the tests on a GPU share: device memory, packed weights, and a case against float64. */
 namespace test {
 
-constexpr float kCanary = 12345.0f;
-
 #define CUDA(call)                                                       \
   do {                                                                   \
     const cudaError_t status = (call);                                   \

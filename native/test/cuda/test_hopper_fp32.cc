@@ -321,13 +321,7 @@ void altered_packed_bytes() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  int major = 0;
-  int minor = 0;
-  if (djlbsr_cuda_device_count() > 0) {
-    CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
-    CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
-  }
-  if (10 * major + minor != 90) {
+  if (compute_capability() != 90) {
     std::printf("skipped: no device of compute capability 9.0\n%s", djlbsr_capabilities());
     return 77;
   }
