@@ -39,7 +39,8 @@ sanitize() { # PROGRAM KERNEL
 for kernel in portable f32_stream sm80_f16_stream sm80_f16_mma; do
     sanitize test_cuda "$kernel"
 done
-for kernel in hopper_128x256 hopper_64x512 hopper_narrow hopper_narrow_split hopper_panels; do
+for kernel in hopper_128x256 hopper_64x512 hopper_narrow hopper_narrow_split hopper_panels \
+    hopper_panels_narrow hopper_panels_split2 hopper_panels_split4 hopper_panels_split8; do
     sanitize test_hopper "$kernel"
 done
 sanitize test_hopper_fp32 ""

@@ -26,6 +26,7 @@ struct Call {
   int64_t y_stride = 8192;
   int64_t nnzb = -1; /* an eighth of the blocks */
   int64_t rows = 0;  /* 60 block-rows */
+  int64_t cols = 4096;
   int capability = 90;
   std::optional<Kernel> forced;
   bool allow_tf32 = false;
@@ -34,7 +35,7 @@ struct Call {
 void expect(const char* expected, const char* what, const Call& call) {
   djlbsr_info info = {};
   info.rows = call.rows > 0 ? call.rows : 60 * call.block_rows;
-  info.cols = call.block_cols * (4096 / call.block_cols);
+  info.cols = call.block_cols * (call.cols / call.block_cols);
   info.block_rows = call.block_rows;
   info.block_cols = call.block_cols;
   const int64_t blocks = info.rows / info.block_rows * (info.cols / info.block_cols);
@@ -72,6 +73,10 @@ int main() {
   const char* const stream = "sm80_f16_stream";
   const char* const f32_stream = "f32_stream";
   const char* const panels = "hopper_panels";
+  const char* const panels_narrow = "hopper_panels_narrow";
+  const char* const split2 = "hopper_panels_split2";
+  const char* const split4 = "hopper_panels_split4";
+  const char* const split8 = "hopper_panels_split8";
   const char* const rows64 = "hopper_64x512";
   const char* const rows128 = "hopper_128x256";
   const char* const narrow = "hopper_narrow";
@@ -94,7 +99,10 @@ int main() {
       expect(block.kernel, "block", call);
       call.tokens = 64;
       const bool by_64 = block.rows % 64 == 0 && block.cols % 64 == 0;
-      expect(by_64 ? narrow_split : stream, "few tokens", call);
+      expect(by_64                    ? narrow_split
+             : block.kernel == panels ? split4
+                                      : stream,
+             "few tokens", call);
     }
   }
   expect_changed(stream, "few tokens", [](Call& c) { c.tokens = 1; });
@@ -139,11 +147,34 @@ int main() {
       c.tokens = tokens;
     });
   }
-  for (int64_t tokens : {64, 256, 257}) {
-    expect_changed(tokens == 257 ? panels : stream, "panels", [=](Call& c) {
-      c.block_rows = 32;
-      c.block_cols = 32;
-      c.rows = 768 * 12;
+  /* Pieces of 128 rows x 64 tokens, shared by as many CTAs as run at the same time. */
+  const struct {
+    int64_t rows, cols, tokens;
+    const char* kernel;
+  } pieces[] = {{9216, 4096, 32, stream},         {9216, 4096, 33, split4},
+                {9216, 4096, 64, split4},         {9216, 4096, 128, split2},
+                {9216, 4096, 192, panels_narrow}, {9216, 4096, 320, panels_narrow},
+                {9216, 4096, 384, panels},        {5504, 4096, 64, split8},
+                {5632, 4096, 64, split4},         {4096, 3040, 64, split8},
+                {4096, 2912, 64, split4},         {3072, 768, 64, split2},
+                {3072, 640, 64, panels_narrow},   {4096, 6144, 512, split2},
+                {4096, 6016, 512, panels_narrow}, {4224, 6144, 512, split2},
+                {4352, 6144, 512, panels_narrow}};
+  for (const auto& call : pieces) {
+    for (int64_t side : {16, 32}) {
+      expect_changed(call.kernel, "panels", [&](Call& c) {
+        c.block_rows = side;
+        c.block_cols = side;
+        c.rows = call.rows;
+        c.cols = c.x_stride = call.cols;
+        c.tokens = call.tokens;
+      });
+    }
+  }
+  for (int64_t tokens : {8192, 4096}) {
+    expect_changed(tokens == 8192 ? panels : rows64, "half of the blocks stored", [=](Call& c) {
+      c.rows = 8192;
+      c.nnzb = 4096;
       c.tokens = tokens;
     });
   }
@@ -244,7 +275,7 @@ int main() {
   });
   expect_float32(tf32, "TF32 forced", [](Call& c) { c.forced = Kernel::kHopperFp32Fastx256; });
   expect_changed(rows64, "TF32 allowed, float16", [](Call& c) { c.allow_tf32 = true; });
-  for (const char* name : {panels, portable, f32_stream, stream, mma, rows64, rows128, narrow,
+  for (const char* name : {panels, panels_narrow, split2, split4, split8, portable, f32_stream, stream, mma, rows64, rows128, narrow,
                            narrow_split, fp32, fp32_128, tf32, tf32_128}) {
     EXPECT(kernel_named(name) && std::strcmp(kernel_name(*kernel_named(name)), name) == 0, "%s",
            name);

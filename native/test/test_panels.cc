@@ -53,6 +53,7 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
   EXPECT(static_cast<int64_t>(plan.sources.size()) == layout.squares &&
              static_cast<int64_t>(plan.steps.size()) == info.panel_steps &&
              static_cast<int64_t>(plan.entries.size()) == info.panel_entries + 1 &&
+             static_cast<int64_t>(plan.tiles.size()) == 2 * layout.pair_count &&
              static_cast<int64_t>(plan.pairs.size()) == layout.pair_count + 1,
          "%s: a table's length", what.c_str());
 
@@ -61,6 +62,8 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
   uint32_t chunk = 0;
   for (int tile = 0; tile < 2; ++tile) {
     for (size_t pair = 0; pair + 1 < plan.pairs.size(); ++pair) {
+      const PanelTileSteps& steps = plan.tiles[2 * pair + static_cast<size_t>(tile)];
+      int32_t next_step = steps.begin;
       std::map<int64_t, int64_t> last_col; /* of a row of squares */
       for (int32_t e = plan.pairs[pair]; e < plan.pairs[pair + 1]; ++e) {
         const PanelEntry& entry = plan.entries[static_cast<size_t>(e)];
@@ -71,6 +74,10 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
         for (int32_t s = entry.step[tile]; s < end; ++s) {
           const PanelStep& step = plan.steps[static_cast<size_t>(s)];
           EXPECT(step.chunk == chunk, "%s: step %d leaves a gap", what.c_str(), s);
+          EXPECT(s == next_step++ && step.panel == entry.panel,
+                 "%s: step %d of panel %d is not the tile's next", what.c_str(), s, step.panel);
+          EXPECT(s < entry.step[tile] + shape.most_steps(), "%s: step %d is one too many",
+                 what.c_str(), s);
           uint32_t slot = 0;
           for (int consumer = 0; consumer < kPanelConsumers; ++consumer) {
             EXPECT(step.header[consumer].first == slot, "%s: step %d consumer %d begins at %u",
@@ -115,6 +122,7 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
           chunk += step.bytes / kPanelUnit;
         }
       }
+      EXPECT(next_step == steps.end, "%s: a tile's steps end at %d", what.c_str(), steps.end);
     }
   }
   EXPECT(expected.empty(), "%s: %zu squares are missing", what.c_str(), expected.size());
@@ -126,7 +134,7 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
 int main() {
   const struct {
     int64_t rows, cols;
-    int32_t side; /* of the squares where at least 0.3 of the blocks are stored */
+    int32_t side; /* of the squares where at least 0.45 of the blocks are stored */
   } blocks[] = {{16, 16, 16}, {16, 48, 16}, {64, 16, 16}, {48, 32, 16},  {32, 32, 32},
                 {96, 32, 32}, {32, 64, 32}, {64, 64, 64}, {64, 128, 64}, {192, 64, 64}};
   Rng rng(384);
@@ -140,7 +148,7 @@ int main() {
                        density);
         const double stored = static_cast<double>(m.col.size()) /
                               static_cast<double>(m.rows / m.block_rows * (m.cols / m.block_cols));
-        check(m, block.side == 64 && stored < 0.3 ? 0 : block.side, pattern);
+        check(m, block.side == 64 && stored < 0.45 ? 0 : block.side, pattern);
       }
     }
   }

@@ -69,10 +69,11 @@ djlbsr_prediction predict_cpu(const djlbsr_info& info, int64_t tokens, int32_t a
 struct CudaMachine {
   int compute_capability; /* 10 * major + minor */
   int multiprocessors;
+  double memory_tbs; /* by its clock and width, in TB/s; 0 if the driver does not tell */
 };
 
-/* H100 80GB HBM3, which the rates are for. */
-constexpr CudaMachine kFittedMachine = {90, 132};
+/* An H200, which the rates are for. */
+constexpr CudaMachine kFittedMachine = {90, 132, 4.92};
 
 /*
  * The model of a kernel, with rates for kFittedMachine:
@@ -80,6 +81,7 @@ constexpr CudaMachine kFittedMachine = {90, 132};
  *                     work + half a tile, the tile of the heaviest block-row)
  *   work = 2 * tokens * (stored elements / stored rate + rows * cols / panel rate)
  * with tokens rounded up to whole tiles. The panel rate is what streaming x for all columns costs.
+ * Bandwidths scale with the machine's memory, all other rates with its multiprocessors.
  * Dense: time = call + max(weight bytes / bandwidth, 2 * tokens * rows * cols / rate).
  */
 djlbsr_prediction predict_cuda(const djlbsr_info& info, int64_t tokens, int32_t activation,

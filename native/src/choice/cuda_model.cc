@@ -16,6 +16,16 @@ namespace {
 
 constexpr double kMultiprocessors = kFittedMachine.multiprocessors;
 
+/* How much longer the fitted times are on a machine. */
+struct Scale {
+  double compute;
+  double memory;
+
+  explicit Scale(const CudaMachine& machine)
+      : compute(kMultiprocessors / std::max(machine.multiprocessors, 1)),
+        memory(machine.memory_tbs > 0 ? kFittedMachine.memory_tbs / machine.memory_tbs : compute) {}
+};
+
 struct Costs {
   const char* kernel;
   int64_t block;        /* for blocks whose smaller side is at least this */
@@ -48,6 +58,14 @@ constexpr Costs kHalfCosts[] = {
     {"hopper_panels", 64, 1, 13.7, 600, 13730, 1.00, 384, 128},
     {"hopper_panels", 32, 1, 0.9, 600, 4309, 1.00, 384, 128},
     {"hopper_panels", 16, 1, 1.7, 381, 4309, 1.00, 384, 128},
+    {"hopper_panels_narrow", 32, 1, 3.0, 300, 4309, 1.00, 128, 64},
+    {"hopper_panels_narrow", 16, 1, 3.0, 200, 4309, 1.00, 128, 64},
+    {"hopper_panels_split2", 32, 1, 3.0, 300, 4309, 1.00, 64, 64},
+    {"hopper_panels_split2", 16, 1, 3.0, 200, 4309, 1.00, 64, 64},
+    {"hopper_panels_split4", 32, 1, 3.0, 300, 4309, 1.00, 32, 64},
+    {"hopper_panels_split4", 16, 1, 3.0, 200, 4309, 1.00, 32, 64},
+    {"hopper_panels_split8", 32, 1, 3.0, 300, 4309, 1.00, 16, 64},
+    {"hopper_panels_split8", 16, 1, 3.0, 200, 4309, 1.00, 16, 64},
     {"sm80_f16_mma", 128, 1, 5.0, 200, 1960, 1.0, 352, 128},
     {"sm80_f16_mma", 64, 1, 5.0, 186, 1640, 1.0, 352, 128},
     {"sm80_f16_mma", 32, 1, 5.0, 170, 1590, 1.0, 352, 128},
@@ -137,17 +155,18 @@ const char* kernel_for(const djlbsr_info& info, int64_t tokens, const CudaMachin
   return cuda::kernel_name(cuda::kernel_choice(info, args, machine.compute_capability));
 }
 
-double bsr_seconds(const djlbsr_info& info, int64_t tokens, const Costs& costs, double scale) {
+double bsr_seconds(const djlbsr_info& info, int64_t tokens, const Costs& costs,
+                   const Scale& scale) {
   const double t = round_up(tokens, std::min<int64_t>(costs.tile_tokens, 64));
   const double block_size = static_cast<double>(info.block_rows * info.block_cols);
   const double stored = static_cast<double>(info.nnzb) * block_size;
   const double all = static_cast<double>(info.rows) * static_cast<double>(info.cols);
   const double work =
-      2 * t * (stored / costs.stored_tflops + all / costs.panel_tflops) * 1e-12 * scale;
+      2 * t * (stored / costs.stored_tflops + all / costs.panel_tflops) * 1e-12 * scale.compute;
   const double tiles =
       std::ceil(static_cast<double>(info.rows) / static_cast<double>(costs.tile_rows)) *
       std::ceil(t / static_cast<double>(costs.tile_tokens));
-  const double tile = work * kMultiprocessors / scale / std::max(tiles, 1.0);
+  const double tile = work * kMultiprocessors / scale.compute / std::max(tiles, 1.0);
   /* How much heavier than the mean the heaviest block-row is. */
   const double block_rows = static_cast<double>(info.rows / info.block_rows);
   const double skew = info.nnzb == 0 ? 1
@@ -155,7 +174,7 @@ double bsr_seconds(const djlbsr_info& info, int64_t tokens, const Costs& costs, 
                                            static_cast<double>(info.nnzb);
   const double bytes = stored * static_cast<double>(dtype_size(info.dtype));
   return costs.call_us * 1e-6 +
-         std::max({bytes / costs.weight_tbs * 1e-12 * scale, work + 0.5 * tile, skew * tile});
+         std::max({bytes / costs.weight_tbs * 1e-12 * scale.memory, work + 0.5 * tile, skew * tile});
 }
 
 /*
@@ -164,7 +183,7 @@ double bsr_seconds(const djlbsr_info& info, int64_t tokens, const Costs& costs, 
  */
 template <size_t n>
 double bsr_seconds(const Costs (&table)[n], const char* kernel, int64_t block,
-                   const djlbsr_info& info, int64_t tokens, double scale) {
+                   const djlbsr_info& info, int64_t tokens, const Scale& scale) {
   double seconds = 0;
   for (const Costs& costs : table) {
     if (std::strcmp(costs.kernel, kernel) != 0 || block < costs.block || tokens < costs.tokens) {
@@ -177,13 +196,13 @@ double bsr_seconds(const Costs (&table)[n], const char* kernel, int64_t block,
 }
 
 double dense_seconds_of(const djlbsr_info& info, int64_t tokens, const DenseCosts& costs,
-                        double scale) {
+                        const Scale& scale) {
   const double all = static_cast<double>(info.rows) * static_cast<double>(info.cols);
   const double bytes = all * static_cast<double>(dtype_size(info.dtype));
   const double operations = 2 * all * round_up(tokens, kDenseTokens);
   return std::max({costs.call_us * 1e-6 + costs.column_ns * 1e-9 * static_cast<double>(info.cols),
-                   scale * bytes / costs.weight_tbs * 1e-12,
-                   kDenseStart * costs.call_us * 1e-6 + scale * operations / costs.tflops * 1e-12});
+                   scale.memory * bytes / costs.weight_tbs * 1e-12,
+                   kDenseStart * costs.call_us * 1e-6 + scale.compute * operations / costs.tflops * 1e-12});
 }
 
 }  // namespace
@@ -195,18 +214,18 @@ bool knows_kernel(const char* kernel_name) {
 djlbsr_prediction predict_cuda(const djlbsr_info& info, int64_t tokens, int32_t activation,
                                const CudaMachine& machine) {
   if (tokens == 0 || info.rows == 0 || info.cols == 0) return decide(0, 0);
-  const double scale = kMultiprocessors / std::max(machine.multiprocessors, 1);
+  const Scale scale(machine);
   const char* kernel = kernel_for(info, tokens, machine);
   const bool is_float = info.dtype == DJLBSR_FLOAT32;
   /* The side of what the kernel cuts its blocks into. */
   int64_t block = std::min(info.block_rows, info.block_cols);
-  if (std::strcmp(kernel, "hopper_panels") == 0) block = info.panel_block;
+  if (std::strncmp(kernel, "hopper_panels", 13) == 0) block = info.panel_block;
   if (std::strncmp(kernel, "hopper_fp32", 11) == 0) block = Fp32Terms::slice_rows(info.block_rows);
   double dense_seconds = dense_seconds_of(info, tokens, is_float ? kFloatDense : kHalfDense, scale);
   if (activation != DJLBSR_NONE) {
     const double y_bytes = static_cast<double>(info.rows) * static_cast<double>(tokens) *
                            static_cast<double>(dtype_size(info.dtype));
-    dense_seconds += kActivationCallUs * 1e-6 + scale * 2 * y_bytes / kActivationTbs * 1e-12;
+    dense_seconds += kActivationCallUs * 1e-6 + scale.memory * 2 * y_bytes / kActivationTbs * 1e-12;
   }
   const double seconds = is_float ? bsr_seconds(kFloatCosts, kernel, block, info, tokens, scale)
                                   : bsr_seconds(kHalfCosts, kernel, block, info, tokens, scale);

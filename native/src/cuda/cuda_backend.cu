@@ -89,6 +89,21 @@ choice::CudaMachine current_device() {
   return machine(index);
 }
 
+/* Of all devices, since the driver may have to ask them. */
+std::vector<double> read_memory_tbs() {
+  std::vector<double> all(static_cast<size_t>(device_count()));
+  for (size_t i = 0; i < all.size(); ++i) {
+    int kilohertz = 0;
+    int bits = 0;
+    const int device = static_cast<int>(i);
+    if (cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, device) == cudaSuccess) {
+      all[i] = 2e3 * kilohertz * (bits / 8) * 1e-12; /* two transfers a clock */
+    }
+  }
+  return all;
+}
+
 constexpr const char* kKernelVariable = "DJLBSR_CUDA_KERNEL";
 
 const char* forced_name() {
@@ -268,6 +283,11 @@ void linear(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
       return hopper_narrow(kernel, info, packed, args, device.multiprocessors);
     case Kernel::kHopperPanels:
       return hopper_panels(info, packed, args, device.multiprocessors);
+    case Kernel::kHopperPanelsNarrow:
+    case Kernel::kHopperPanelsSplit2:
+    case Kernel::kHopperPanelsSplit4:
+    case Kernel::kHopperPanelsSplit8:
+      return hopper_panels_narrow(kernel, info, packed, args, device.multiprocessors);
     case Kernel::kHopperFp32x256:
     case Kernel::kHopperFp32x128:
     case Kernel::kHopperFp32Fastx256:
@@ -303,6 +323,8 @@ choice::CudaMachine machine(int device) {
   DJLBSR_CUDA(
       cudaDeviceGetAttribute(&machine.multiprocessors, cudaDevAttrMultiProcessorCount, device));
   machine.compute_capability = 10 * major + minor;
+  static const std::vector<double> memory_tbs = read_memory_tbs();
+  machine.memory_tbs = memory_tbs.at(static_cast<size_t>(device));
   return machine;
 }
 

@@ -33,6 +33,9 @@ void launch(const Call& call) {
                    kNarrowStepCols);
   p.crow = reinterpret_cast<const int32_t*>(base + layout.crow);
   p.col_start = reinterpret_cast<const int32_t*>(base + layout.col_start);
+  p.prefetch = prefetch_of_few_tokens(
+      base + layout.crow,
+      layout.values - layout.crow + info.nnzb * info.block_rows * info.block_cols * 2, args.tokens);
   p.bias = args.bias;
   p.y = args.y;
   p.y_stride = args.y_stride;

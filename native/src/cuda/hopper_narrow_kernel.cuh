@@ -33,6 +33,7 @@ struct NarrowParams {
   CUtensorMap x;      /* [tokens, cols] in boxes of tile tokens x 64 */
   const int32_t* crow;
   const int32_t* col_start;
+  L2Prefetch prefetch;
   const BlockRow* rows; /* the order in which they are computed, or null for their own */
   const void* bias;     /* or null */
   void* y;
@@ -336,6 +337,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
+  if (warp == kProducerWarp) prefetch(p.prefetch, blockIdx.x);
   ptx::dependency_wait();
   const NarrowWork work = narrow_work<Tile, kSplit>(p);
   if (warp == kProducerWarp) {

@@ -35,9 +35,9 @@ __device__ inline void wait_for_all_but(int groups) {
 
 /* Multiplies the squares of one consumer in one step that lie in rows kFrom to kTo, each as a wgmma
  * group of its own, and moves square past them. */
-template <typename Element, typename Tile, int kFrom, int kTo>
-__device__ inline void multiply_squares(float (&sums)[128], uint32_t low, uint32_t high, uint32_t x,
-                                        uint32_t& square) {
+template <typename Element, typename Tile, int kFrom, int kTo, int kCount>
+__device__ inline void multiply_squares(float (&sums)[kCount], uint32_t low, uint32_t high,
+                                        uint32_t x, uint32_t& square) {
   constexpr int kAcross = Tile::kSquaresAcross;
   /* The bits of a column, complemented in the mask's, say which box of x has it and where in the
    * box. One multiplication takes both to their places in the descriptor. */
@@ -59,7 +59,7 @@ __device__ inline void multiply_squares(float (&sums)[128], uint32_t low, uint32
 #pragma unroll
       for (int step = 0; step < Tile::kBlock / 16; ++step) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
+        for (int half = 0; half < Tile::kHalves; ++half) {
           ptx::WgmmaSmall<Element, Tile::kBlock>::run(
               sums + half * 64 + r * (Tile::kBlock / 2),
               {a + half * (64 * 128 >> 4) + 2 * step, kXDescriptor, square + 2 * step,
@@ -72,7 +72,22 @@ __device__ inline void multiply_squares(float (&sums)[128], uint32_t low, uint32
   }
 }
 
-/* The same with one square at most, and its rows on M. */
+/*
+ * Multiplies a step's squares and calls release as soon as the step before is done with its stages:
+ * when no more groups are open than this one's.
+ */
+template <typename Element, typename Tile, int kCount, typename Release>
+__device__ inline void multiply_step(float (&sums)[kCount], uint32_t low, uint32_t high, uint32_t x,
+                                     uint32_t square, const Release& release) {
+  constexpr int kHalf = Tile::kSquaresDown / 2;
+  multiply_squares<Element, Tile, 0, kHalf>(sums, low, high, x, square);
+  wait_for_all_but(
+      __popc(Tile::kBlock == 16 ? low : low >> (32 - kHalf * Tile::kSquaresAcross)));
+  release();
+  multiply_squares<Element, Tile, kHalf, 2 * kHalf>(sums, low, high, x, square);
+}
+
+/* One square at most, and its rows on M. */
 template <typename Element>
 __device__ inline void multiply_square(float (&sums)[128], uint32_t mask, uint32_t x,
                                        uint32_t square) {
@@ -135,20 +150,15 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
       /* More than its slots are squares of an altered header alone. */
       const uint32_t first = warp_uniform(min(header.z, uint32_t{Tile::kPanelSlots}));
       flags = warp_uniform(state.x);
-      uint32_t square = descriptor_low(rings.chunk(chunk_ring.stage) + Tile::kHeaderBytes) +
-                        first * (Tile::kSlotBytes >> 4);
+      const uint32_t square = descriptor_low(rings.chunk(chunk_ring.stage) + Tile::kHeaderBytes) +
+                              first * (Tile::kSlotBytes >> 4);
       const uint32_t x = descriptor_low(rings.x(x_ring.stage));
-      /* When no more groups are open than this step's, the step before is done with its stages. */
       if constexpr (Tile::kRowsOnM) {
         multiply_square<Element>(sums, low, x, square);
         wait_for_all_but(low != 0);
         release();
       } else {
-        constexpr int kHalf = Tile::kSquaresDown / 2;
-        multiply_squares<Element, Tile, 0, kHalf>(sums, low, high, x, square);
-        wait_for_all_but(__popc(kTwoWords ? low : low >> (32 - kHalf * Tile::kSquaresAcross)));
-        release();
-        multiply_squares<Element, Tile, kHalf, 2 * kHalf>(sums, low, high, x, square);
+        multiply_step<Element, Tile>(sums, low, high, x, square, release);
       }
       held = (flags & kLastOfPanel) != 0 ? 3 : 1;
       used_chunk = chunk_ring.stage;
@@ -161,7 +171,13 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
     const PanelPlace place = panel_place<Tile>(p, tile);
     const int32_t row = (2 * place.pair + rank) * Tile::kTileRows + consumer * Tile::kConsumerRows;
     char* const buffer = rings.shared + Tile::kStores + consumer * Tile::kStoreBytes;
-    finish_panel<Element, Tile>(p, sums, buffer, row, place.token, consumer);
+    if constexpr (Tile::kRowsOnM) {
+      finish_panel_of_rows<Element, Tile>(p, sums, buffer, row, place.token, consumer);
+    } else {
+      const int warp = threadIdx.x % 128 / 32;
+      finish_panel<Element, Tile::kConsumerRows, true>(p, sums, buffer + warp * kPanelWarpStoreBytes,
+                                                       row, place.token, warp);
+    }
   }
 }
 

@@ -75,7 +75,8 @@ __device__ inline void produce_chunks(const PanelParams& p, const PanelRings<Til
     for (int32_t first = place.begin; first < place.end; first += 32) {
       const int32_t own = min(first + lane, place.end - 1);
       const int32_t own_begin = clamp(__ldg(&p.entries[own].step[rank]), 0, p.step_count);
-      const int32_t own_end = clamp(__ldg(&p.entries[own + 1].step[rank]), own_begin, p.step_count);
+      const int32_t own_end = clamp(__ldg(&p.entries[own + 1].step[rank]), own_begin,
+                                    min(own_begin + Tile::kMostSteps, p.step_count));
       PanelStep step = {};
       int32_t step_base = -32; /* of the 32 steps that the lanes hold */
       for (int entry = 0; entry < min(32, place.end - first); ++entry) {

@@ -9,89 +9,120 @@
 
 namespace djlbsr::cuda {
 
-/* Writes the sums of a consumer: each warp turns 8 tokens x 64 rows so that lanes write 16 bytes.
+/*
+ * A consumer's sums of 64-token halves on wgmma's M x kRows rows of W on its N: register
+ * half * kRows / 2 + 4 * octet + 2 * eight + i of a lane is row 8 * octet + 2 * (lane % 4) + i of
+ * token 64 * half + 16 * warp + 8 * eight + lane / 4.
  */
-template <typename Element>
-__device__ inline void store_panel(const PanelParams& p, const float (&sums)[128], char* buffer,
-                                   int32_t row, int32_t token) {
+template <int kRows, int kCount>
+constexpr int kHalvesOf = kCount / (kRows / 2);
+
+/*
+ * Writes those of a warp: it turns 8 tokens x 64 rows, or 16 tokens x 32 or 16 rows, so that lanes
+ * write 16 bytes.
+ */
+template <typename Element, int kRows, bool kStreaming, typename Params, int kCount>
+__device__ inline void store_panel(const Params& p, const float (&sums)[kCount], char* buffer,
+                                   int32_t row, int32_t token, int warp) {
+  constexpr int kWide = kRows < 64 ? kRows : 64;
+  constexpr int kOctets = kWide / 8;
+  constexpr int kEights = kWide < 64 ? 2 : 1; /* of tokens that are turned together */
+  constexpr int kTokensOfBanks = 8 / kOctets; /* 128 bytes */
   const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x % 128 / 32;
-  const auto swizzled = [](int t, int octet) { return t * 128 + (octet ^ t) * 16; };
+  const auto swizzled = [](int t, int octet) {
+    return t * kWide * 2 + (octet ^ t / kTokensOfBanks % kOctets) * 16;
+  };
   const uint32_t turn = ptx::shared_address(buffer);
   auto* const y = static_cast<Element*>(p.y);
 #pragma unroll
-  for (int part = 0; part < 8; ++part) {
-    const int half = part / 4;
-    const int col = part / 2 % 2 * 64;
-    const int eight = part % 2; /* of the warp's tokens */
-    __syncwarp();
+  for (int half = 0; half < kHalvesOf<kRows, kCount>; ++half) {
 #pragma unroll
-    for (int octet = 0; octet < 8; octet += 4) {
-      const int i = half * 64 + col / 2 + octet * 4 + eight * 2;
-      ptx::store_matrices(turn + swizzled(lane % 8, octet + lane / 8),
-                          pack_pair<Element>(sums[i], sums[i + 1]),
-                          pack_pair<Element>(sums[i + 4], sums[i + 5]),
-                          pack_pair<Element>(sums[i + 8], sums[i + 9]),
-                          pack_pair<Element>(sums[i + 12], sums[i + 13]));
-    }
-    __syncwarp();
+    for (int col = 0; col < kRows; col += kWide) {
 #pragma unroll
-    for (int t = 0; t < 8; t += 4) {
-      const int from = t + lane / 8;
-      const uint4 out = *reinterpret_cast<const uint4*>(buffer + swizzled(from, lane % 8));
-      const int32_t out_row = row + col + lane % 8 * 8;
-      const int32_t out_token = token + half * 64 + warp * 16 + eight * 8 + from;
-      if (out_token < p.tokens && out_row < p.rows) {
-        __stcs(reinterpret_cast<uint4*>(y + out_token * p.y_stride + out_row), out);
+      for (int eight = 0; eight < 2; eight += kEights) {
+        __syncwarp();
+#pragma unroll
+        for (int matrix = 0; matrix < kEights * kOctets; matrix += 4) {
+          /* Four of 8 tokens x 8 rows, by octets, then eights. */
+          uint32_t pairs[4];
+#pragma unroll
+          for (int m = 0; m < 4; ++m) {
+            const int octet = (matrix + m) % kOctets;
+            const int from = eight + (matrix + m) / kOctets;
+            const int i = half * (kRows / 2) + col / 2 + octet * 4 + from * 2;
+            pairs[m] = pack_pair<Element>(sums[i], sums[i + 1]);
+          }
+          const int own = matrix + lane / 8;
+          ptx::store_matrices(turn + swizzled(own / kOctets * 8 + lane % 8, own % kOctets),
+                              pairs[0], pairs[1], pairs[2], pairs[3]);
+        }
+        __syncwarp();
+#pragma unroll
+        for (int first = 0; first < 8 * kEights * kOctets; first += 32) {
+          const int from = (first + lane) / kOctets;
+          const int octet = lane % kOctets;
+          const uint4 out = *reinterpret_cast<const uint4*>(buffer + swizzled(from, octet));
+          const int32_t out_row = row + col + octet * 8;
+          const int32_t out_token = token + half * 64 + warp * 16 + eight * 8 + from;
+          if (out_token >= p.tokens || out_row >= p.rows) continue;
+          auto* const to = reinterpret_cast<uint4*>(y + out_token * p.y_stride + out_row);
+          if constexpr (kStreaming) {
+            __stcs(to, out);
+          } else {
+            *to = out;
+          }
+        }
       }
     }
   }
 }
 
-/* Adds the bias of a consumer's rows, activates and stores. */
-template <typename Element, typename Tile>
-__device__ inline void finish_panel(const PanelParams& p, float (&sums)[128], char* buffer,
-                                    int32_t row, int32_t token, int consumer) {
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x % 128 / 32;
+/* Adds the bias of their rows, activates and stores. */
+template <typename Element, int kRows, bool kStreaming, typename Params, int kCount>
+__device__ inline void finish_panel(const Params& p, float (&sums)[kCount], char* buffer,
+                                    int32_t row, int32_t token, int warp) {
   const auto* const bias = static_cast<const Element*>(p.bias);
-  if constexpr (Tile::kRowsOnM) {
-    if (row >= p.rows) return;
-    if (bias != nullptr) {
-      const int thread_row = row + warp * 16 + lane / 4;
-      const float low = to_float(bias[thread_row]);
-      const float high = to_float(bias[thread_row + 8]);
+  if (bias != nullptr) {
 #pragma unroll
-      for (int i = 0; i < 128; i += 4) {
-        sums[i] += low;
-        sums[i + 1] += low;
-        sums[i + 2] += high;
-        sums[i + 3] += high;
+    for (int octet = 0; octet < kRows / 8; ++octet) {
+      const int at = row + octet * 8 + threadIdx.x % 4 * 2;
+      if (row + octet * 8 >= p.rows) continue;
+      const float first = to_float(bias[at]);
+      const float second = to_float(bias[at + 1]);
+#pragma unroll
+      for (int i = octet * 4; i < kCount; i += kRows / 2) {
+        sums[i] += first;
+        sums[i + 1] += second;
+        sums[i + 2] += first;
+        sums[i + 3] += second;
       }
     }
-    activate_all(p.activation, sums);
-    store_transposed<Element, Tile::kStoreTokens>(static_cast<Element*>(p.y), p.y_stride, p.tokens,
-                                                  sums, buffer, row, token, 1 + consumer);
-  } else {
-    if (bias != nullptr) {
-#pragma unroll
-      for (int octet = 0; octet < 16; ++octet) {
-        const int at = row + octet * 8 + lane % 4 * 2;
-        if (row + octet * 8 >= p.rows) continue;
-        const float first = to_float(bias[at]);
-        const float second = to_float(bias[at + 1]);
-#pragma unroll
-        for (int i = octet * 4; i < 128; i += 64) {
-          sums[i] += first;
-          sums[i + 1] += second;
-          sums[i + 2] += first;
-          sums[i + 3] += second;
-        }
-      }
-    }
-    activate_all(p.activation, sums);
-    store_panel<Element>(p, sums, buffer + warp * Tile::kWarpStoreBytes, row, token);
   }
+  activate_all(p.activation, sums);
+  store_panel<Element, kRows, kStreaming>(p, sums, buffer, row, token, warp);
+}
+
+/* The same for 64 rows of W on M x 256 tokens on N. */
+template <typename Element, typename Tile>
+__device__ inline void finish_panel_of_rows(const PanelParams& p, float (&sums)[128], char* buffer,
+                                            int32_t row, int32_t token, int consumer) {
+  if (row >= p.rows) return;
+  const auto* const bias = static_cast<const Element*>(p.bias);
+  if (bias != nullptr) {
+    const int thread_row = row + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+    const float low = to_float(bias[thread_row]);
+    const float high = to_float(bias[thread_row + 8]);
+#pragma unroll
+    for (int i = 0; i < 128; i += 4) {
+      sums[i] += low;
+      sums[i + 1] += low;
+      sums[i + 2] += high;
+      sums[i + 3] += high;
+    }
+  }
+  activate_all(p.activation, sums);
+  store_transposed<Element, Tile::kStoreTokens>(static_cast<Element*>(p.y), p.y_stride, p.tokens,
+                                                sums, buffer, row, token, 1 + consumer);
 }
 
 }  // namespace djlbsr::cuda

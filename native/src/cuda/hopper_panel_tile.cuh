@@ -14,6 +14,8 @@
 namespace djlbsr::cuda {
 
 constexpr int kPanelThreads = (1 + kPanelConsumers) * 128;
+/* In which a warp turns 8 tokens x 64 rows of y. */
+constexpr int kPanelWarpStoreBytes = 8 * 128;
 /* What the consumers must know of a chunk beside its header: these flags, and in a second word 0
  * where there is no chunk, else ~0. */
 constexpr uint32_t kLastOfPanel = 1;
@@ -50,11 +52,13 @@ struct PanelTile {
   static constexpr bool kRowsOnM = kBlock == 64;
   static constexpr int kCols = kShape.cols();
   static constexpr int kTokens = kRowsOnM ? 256 : 128;
+  static constexpr int kHalves = 2; /* of tokens on wgmma's M, or on its N */
   static constexpr int kTileRows = kShape.tile_rows();
   static constexpr int kConsumerRows = kShape.consumer_rows();
   static constexpr int kSquaresDown = kShape.squares_down();
   static constexpr int kSquaresAcross = kShape.squares_across();
   static constexpr int kPanelSlots = kChunkSlots;
+  static constexpr int kMostSteps = kShape.most_steps(); /* of a tile in a panel */
   static constexpr int kSlotBytes = kShape.slot_bytes();
   static constexpr int kHeaderBytes = kShape.header_bytes();
   static constexpr int kChunkBytes = kShape.chunk_bytes();
@@ -66,8 +70,7 @@ struct PanelTile {
   static constexpr int kXStages = kChunkSlots * kSlotBytes > 24 * 1024 ? 3 : 4;
   /* A consumer turns 32 tokens x 64 rows of y, or its warps 8 tokens x 64 rows each. */
   static constexpr int kStoreTokens = 32;
-  static constexpr int kWarpStoreBytes = 8 * 128;
-  static constexpr int kStoreBytes = kRowsOnM ? kStoreTokens * 128 : 4 * kWarpStoreBytes;
+  static constexpr int kStoreBytes = kRowsOnM ? kStoreTokens * 128 : 4 * kPanelWarpStoreBytes;
 
   /* Chunks first: masks of an altered header lead into x, not past shared memory. */
   static constexpr int kX = (kChunkStages * kChunkBytes + 1023) / 1024 * 1024;

@@ -17,14 +17,6 @@ namespace {
 constexpr int64_t kGroupBytes = 16 << 20; /* of x; more than half of L2 loses most of its rate */
 constexpr int kGatherThreads = 256;
 
-struct Section {
-  PanelLayout layout;
-  char* base;
-
-  Section(const djlbsr_info& info, void* packed)
-      : layout(panel_layout(info)), base(static_cast<char*>(packed) + layout_of(info).panels) {}
-};
-
 /* A warp a square: its rows from the values to the chunk, swizzled in units of 16 bytes. */
 __global__ void gather_squares(const PanelSource* sources, int64_t squares, int block,
                                const char* values, int32_t nnzb, int64_t block_rows,
@@ -70,13 +62,13 @@ template <typename Element, int kBlock, int kSlots>
 void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_args& args,
             int multiprocessors) {
   using Tile = PanelTile<kBlock, kSlots>;
-  const Section section(info, const_cast<void*>(packed));
+  const PanelSection section(info, packed);
   PanelParams p = {};
   p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, 128, 64);
-  p.pairs = reinterpret_cast<const int32_t*>(section.base + section.layout.pairs);
-  p.entries = reinterpret_cast<const PanelEntry*>(section.base + section.layout.entries);
-  p.steps = reinterpret_cast<const PanelStep*>(section.base + section.layout.steps);
-  p.chunks = section.base + section.layout.chunks;
+  p.pairs = section.at<int32_t>(section.layout.pairs);
+  p.entries = section.at<PanelEntry>(section.layout.entries);
+  p.steps = section.at<PanelStep>(section.layout.steps);
+  p.chunks = section.at<char>(section.layout.chunks);
   p.bias = args.bias;
   p.y = args.y;
   p.y_stride = args.y_stride;
@@ -104,28 +96,29 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
 }  // namespace
 
 void pack_panels(const djlbsr_info& info, const PanelPlan& plan, void* packed, void* stream) {
-  const Section section(info, packed);
+  const PanelSection section(info, packed);
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  upload(section.base + section.layout.pairs, plan.pairs, cuda_stream);
-  upload(section.base + section.layout.entries, plan.entries, cuda_stream);
-  upload(section.base + section.layout.steps, plan.steps, cuda_stream);
-  upload(section.base + section.layout.sources, plan.sources, cuda_stream);
+  upload(section.at<char>(section.layout.pairs), plan.pairs, cuda_stream);
+  upload(section.at<char>(section.layout.entries), plan.entries, cuda_stream);
+  upload(section.at<char>(section.layout.tiles), plan.tiles, cuda_stream);
+  upload(section.at<char>(section.layout.steps), plan.steps, cuda_stream);
+  upload(section.at<char>(section.layout.sources), plan.sources, cuda_stream);
   const int blocks = (info.panel_steps + kGatherThreads - 1) / kGatherThreads;
   write_headers<<<blocks, kGatherThreads, 0, cuda_stream>>>(
-      reinterpret_cast<const PanelStep*>(section.base + section.layout.steps), info.panel_steps,
-      section.base + section.layout.chunks);
+      section.at<PanelStep>(section.layout.steps), info.panel_steps,
+      section.at<char>(section.layout.chunks));
   DJLBSR_CUDA(cudaGetLastError());
 }
 
 void update_panels(const djlbsr_info& info, void* packed, void* stream) {
-  const Section section(info, packed);
+  const PanelSection section(info, packed);
   constexpr int kWarps = kGatherThreads / 32;
   const auto blocks = static_cast<unsigned>((section.layout.squares + kWarps - 1) / kWarps);
   gather_squares<<<blocks, kGatherThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      reinterpret_cast<const PanelSource*>(section.base + section.layout.sources),
+      section.at<PanelSource>(section.layout.sources),
       section.layout.squares, info.panel_block, static_cast<char*>(packed) + layout_of(info).values,
       static_cast<int32_t>(info.nnzb), info.block_rows, info.block_cols,
-      section.base + section.layout.chunks, section.layout.chunk_bytes);
+      section.at<char>(section.layout.chunks), section.layout.chunk_bytes);
   DJLBSR_CUDA(cudaGetLastError());
 }
 

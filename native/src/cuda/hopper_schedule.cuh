@@ -26,6 +26,7 @@ constexpr int kSlots = 8;     /* of tiles dealt and not yet begun */
 constexpr int kStepCost = 8;
 constexpr int kHalfStepCost = 5;
 constexpr int kTileCost = 16;
+constexpr int kDealCost = 24; /* what all CTAs do while the scheduler deals once */
 
 /* A weight, and how its product is cut into tiles. */
 struct ScheduleParams {
@@ -262,7 +263,8 @@ class Scheduler {
 
   /*
    * Ranks the CTAs by their work so far, at first by their numbers. Those that the least busy one,
-   * given a tile of this cost, would not catch up with get none: count may fall, to 1 at least.
+   * given a tile of this cost, would not catch up with get none: count may fall, as long as a deal
+   * gives out more work than is done meanwhile.
    */
   __device__ __forceinline__ void rank_ctas(uint32_t (&ranks)[kPerLane], uint32_t& count,
                                             uint32_t cost) {
@@ -285,7 +287,8 @@ class Scheduler {
       ranks[j] = 0;
       shared_keys_[j * 32 + lane()] = keys_[j];
     }
-    count = max(1, min(count, __reduce_add_sync(~0u, within)));
+    const uint32_t fair = __reduce_add_sync(~0u, within);
+    count = min(count, max(fair, gridDim.x * kDealCost / cost));
     __syncwarp();
 #pragma unroll 4
     for (uint32_t first = 0; first < gridDim.x; first += 4) {

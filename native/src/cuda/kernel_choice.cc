@@ -59,6 +59,13 @@ bool hopper_panels_serve(const djlbsr_info& info, const djlbsr_linear_args& args
          args.tokens / 128 + 1 <= kMaxCoordinate / (info.rows / 768 + 1);
 }
 
+/* The same, but for its pieces of 128 x 64 outputs in clusters of 8. */
+bool hopper_panels_narrow_serve(const djlbsr_info& info, const djlbsr_linear_args& args,
+                                int compute_capability) {
+  return hopper_panels_serve(info, args, compute_capability) && info.panel_block != 64 &&
+         args.tokens / 64 + 1 <= kMaxCoordinate / 8 / (info.rows / 128 + 1);
+}
+
 bool hopper_128_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
                        int compute_capability) {
   return info.block_rows % 128 == 0 && hopper_serves(info, args, compute_capability);
@@ -102,11 +109,39 @@ bool few_slices(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
          info.nnzb * info.block_cols >= 4 * 64 * (info.rows / info.block_rows);
 }
 
+/*
+ * How many CTAs shall share a piece: so many that nearly all multiprocessors have work and each has
+ * three panels or more, or two where pieces are few and long. 0 where the persistent kernel is
+ * faster for so many pieces, or sm80_f16_stream for so few tokens.
+ */
+int panel_split(const djlbsr_info& info, const djlbsr_linear_args& args) {
+  if (args.tokens <= 32) return 0;
+  const int64_t pieces = panel_pieces(info, args);
+  const int64_t panels = (info.cols - 1) / 128 + 1;
+  for (int split : {8, 4, 2}) {
+    if (pieces * split <= kMostPanelCtas && panels >= 3 * split) return split;
+  }
+  if (pieces <= 264 && panels >= 48) return 2;
+  return pieces <= 400 ? 1 : 0;
+}
+
+template <int kSplit>
+bool split_of_panels(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
+  return panel_split(info, args) == kSplit;
+}
+
 /* With fewer tiles of kTileRows x 128 most multiprocessors would be idle. */
 template <int64_t kTileRows, int64_t kLeast>
 bool enough_tiles(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
   return args.tokens > 64 &&
          ((info.rows - 1) / kTileRows + 1) * ((args.tokens - 1) / 128 + 1) >= kLeast;
+}
+
+/* Squares of 64 share x at the price of longer waits, which only many pairs of tiles even out. */
+bool enough_panel_tiles(const djlbsr_info& info, const djlbsr_linear_args& args,
+                        int compute_capability) {
+  if (info.panel_block != 64) return enough_tiles<768, 32>(info, args, compute_capability);
+  return ((info.rows - 1) / 384 + 1) * ((args.tokens - 1) / 256 + 1) >= 512;
 }
 
 /*
@@ -170,7 +205,15 @@ constexpr Entry kKernels[] = {
     {Kernel::kHopperNarrowSplit, "hopper_narrow_split", hopper_narrow_serves, few_slices},
     {Kernel::kHopperNarrow, "hopper_narrow", hopper_narrow_serves, few_tiles},
     {Kernel::kHopper128x256, "hopper_128x256", hopper_128_serves, above_64_tokens},
-    {Kernel::kHopperPanels, "hopper_panels", hopper_panels_serve, enough_tiles<768, 32>},
+    {Kernel::kHopperPanelsSplit8, "hopper_panels_split8", hopper_panels_narrow_serve,
+     split_of_panels<8>},
+    {Kernel::kHopperPanelsSplit4, "hopper_panels_split4", hopper_panels_narrow_serve,
+     split_of_panels<4>},
+    {Kernel::kHopperPanelsSplit2, "hopper_panels_split2", hopper_panels_narrow_serve,
+     split_of_panels<2>},
+    {Kernel::kHopperPanelsNarrow, "hopper_panels_narrow", hopper_panels_narrow_serve,
+     split_of_panels<1>},
+    {Kernel::kHopperPanels, "hopper_panels", hopper_panels_serve, enough_panel_tiles},
     {Kernel::kHopper64x512, "hopper_64x512", hopper_serves, above_64_tokens},
     {Kernel::kSm80F16Mma, "sm80_f16_mma", f16_mma_serves, enough_tiles<352, 128>},
     {Kernel::kSm80F16Stream, "sm80_f16_stream", f16_stream_serves, always},
@@ -191,6 +234,10 @@ const Entry& entry_of(Kernel kernel) {
 }
 
 }  // namespace
+
+int64_t panel_pieces(const djlbsr_info& info, const djlbsr_linear_args& args) {
+  return ((info.rows - 1) / 128 + 1) * ((args.tokens - 1) / 64 + 1);
+}
 
 const char* kernel_name(Kernel kernel) { return entry_of(kernel).name; }
 

@@ -22,11 +22,21 @@ enum class Kernel {
   kHopperNarrow,
   kHopperNarrowSplit,
   kHopperPanels,
+  kHopperPanelsNarrow,
+  kHopperPanelsSplit2,
+  kHopperPanelsSplit4,
+  kHopperPanelsSplit8,
   kHopperFp32x256,
   kHopperFp32x128,
   kHopperFp32Fastx256,
   kHopperFp32Fastx128
 };
+
+/* Pieces of 128 rows x 64 tokens that hopper_panel_narrow_kernel.cuh cuts a call into. */
+int64_t panel_pieces(const djlbsr_info& info, const djlbsr_linear_args& args);
+
+/* So many of its CTAs run at the same time. */
+constexpr int64_t kMostPanelCtas = 344;
 
 const char* kernel_name(Kernel kernel);
 std::optional<Kernel> kernel_named(const char* name);

@@ -132,11 +132,4 @@ __device__ inline void store_shared_16(uint32_t address, uint4 v) {
                : "memory");
 }
 
-/* Asks L2 for memory; address and bytes are multiples of 16. */
-__device__ inline void prefetch_l2(const void* address, uint32_t bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
-#endif
-}
-
 }  // namespace djlbsr::cuda::ptx

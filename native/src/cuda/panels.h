@@ -41,6 +41,11 @@ struct PanelShape {
   /* Of a square in the mask. From the highest of 32 bits down: a GPU finds the highest fastest. */
   constexpr int32_t bit(int32_t r, int32_t k) const { return (r * squares_across() + k) ^ 31; }
 
+  /* Steps of a tile in a panel, at most. */
+  constexpr int32_t most_steps() const {
+    return (kPanelConsumers * squares_down() * squares_across() - 1) / slots + 1;
+  }
+
   constexpr int32_t slot_bytes() const { return block * block * 2; }
   /* 8 rows of a square are the period of its swizzle. */
   constexpr int32_t header_bytes() const { return block * 16; }
@@ -64,8 +69,15 @@ struct PanelMask {
 struct PanelStep {
   uint32_t chunk; /* in kPanelUnit from the first chunk */
   uint32_t bytes;
-  int64_t reserved;
+  int32_t panel;
+  int32_t reserved;
   PanelMask header[kPanelConsumers]; /* with which the chunk begins */
+};
+
+/* The steps of a tile: it has them one after the other, by panel. */
+struct PanelTileSteps {
+  int32_t begin;
+  int32_t end;
 };
 
 /* Where a square comes from. */
@@ -80,6 +92,7 @@ struct PanelSource {
 struct PanelLayout {
   int64_t pairs;   /* int32 [pair count + 1]: first entry of a pair */
   int64_t entries; /* PanelEntry [entries + 1] */
+  int64_t tiles;   /* PanelTileSteps [2 * pair count] */
   int64_t steps;   /* PanelStep [steps] */
   int64_t sources; /* PanelSource [squares] */
   int64_t chunks;
@@ -100,6 +113,7 @@ PanelShape panel_shape(const djlbsr_info& info);
 struct PanelPlan {
   std::vector<int32_t> pairs;
   std::vector<PanelEntry> entries;
+  std::vector<PanelTileSteps> tiles;
   std::vector<PanelStep> steps;
   std::vector<PanelSource> sources;
 };

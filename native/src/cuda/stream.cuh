@@ -3,9 +3,8 @@
  *
  * What the kernels for few tokens share. They are bound by the time that the weight takes from
  * memory and by the chain of loads before it (crow, col_start, x): all blocks of a slice are on
- * their way at once and nothing is copied to shared memory. On compute capability 9.0 a kernel
- * begins before the one ahead of it in the stream ends, has its first CTAs ask L2 for the weight,
- * and waits for the one ahead before it reads anything.
+ * their way at once and nothing is copied to shared memory. On compute capability 9.0 kernels
+ * overlap (launch_ptx.cuh).
  *
  * A slice is some adjacent rows of one block-row. The warps of a CTA share a slice, or several:
  * warp w of a slice takes every steps_apart-th step of its stored columns, and the warps' sums are
@@ -17,6 +16,7 @@
 
 #include "cuda/activation.cuh"
 #include "cuda/element.cuh"
+#include "cuda/launch_ptx.cuh"
 #include "cuda/linear_kernel.cuh"
 #include "cuda/mma_ptx.cuh"
 
@@ -25,12 +25,10 @@ namespace djlbsr::cuda {
 constexpr int kStreamWarpsLog2 = 3;
 constexpr int kStreamWarps = 1 << kStreamWarpsLog2;
 constexpr int kStreamThreads = kStreamWarps * kWarp;
-constexpr uint32_t kPrefetchPiece = 4096;
 
 struct StreamParams {
   LinearParams linear; /* tiles, slices and slices_per_block_row are not used */
-  uint32_t prefetching_ctas;
-  uint32_t prefetch_bytes; /* from crow on; a multiple of 16 */
+  L2Prefetch prefetch;
   int32_t block_row_count;
   int32_t warps_log2; /* of the warps of a slice: 0 to 3 */
 };
@@ -49,18 +47,10 @@ __device__ inline int32_t stream_block_row(const StreamParams& p, int slice_in_c
   return (static_cast<int32_t>(blockIdx.x) << (kStreamWarpsLog2 - p.warps_log2)) + slice_in_cta;
 }
 
-/*
- * Asks L2 for the weight before anything else, while the kernel ahead still runs; wherever the
- * weight was written last, in L2 it is up to date. How many CTAs ask bounds the rate.
- */
+/* While the kernel ahead still runs. */
 __device__ inline void prefetch_weight(const StreamParams& p) {
-  const uint32_t cta = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-  if (cta >= p.prefetching_ctas || threadIdx.x >= kWarp) return;
-  const auto* const begin = reinterpret_cast<const char*>(p.linear.crow);
-  for (uint32_t i = (threadIdx.x * p.prefetching_ctas + cta) * kPrefetchPiece; i < p.prefetch_bytes;
-       i += p.prefetching_ctas * kWarp * kPrefetchPiece) {
-    ptx::prefetch_l2(begin + i, min(kPrefetchPiece, p.prefetch_bytes - i));
-  }
+  if (threadIdx.x >= kWarp) return;
+  prefetch(p.prefetch, (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x);
 }
 
 template <int kRows>

@@ -12,17 +12,7 @@
 namespace djlbsr::cuda {
 namespace {
 
-/*
- * Half of an H100's L2. Of a larger weight only the structure is asked for: a part of the values
- * gained nothing.
- */
-constexpr int64_t kPrefetchBytes = 24 << 20;
-
-/*
- * Measured on an H100: a copy engine asks for 0.17 TB/s, and from 40 CTAs on the requests are in
- * the way of the kernel ahead, unless all of its CTAs began at once.
- */
-constexpr int64_t kPrefetchingCtas = 24;
+/* More than kPrefetchingCtas are not in the way of a kernel ahead whose CTAs all began at once. */
 constexpr int64_t kPrefetchingCtasOfOneWave = 64;
 constexpr int64_t kCtasAtOnce = 3; /* a multiprocessor's, of up to 16 tokens */
 
@@ -81,8 +71,7 @@ void launch(const Call& call, StreamKernel kernel, int rows, int tokens, int ste
   const int64_t structure = layout.values - layout.crow;
   const int64_t all = structure + info.nnzb * info.block_rows * info.block_cols *
                                       static_cast<int64_t>(dtype_size(info.dtype));
-  p.prefetch_bytes = static_cast<uint32_t>(
-      all <= kPrefetchBytes ? all / 16 * 16 : std::min(kPrefetchBytes, structure));
+  p.prefetch = {reinterpret_cast<const char*>(call.params.crow), prefetch_bytes(all, structure), 0};
   p.block_row_count = static_cast<int32_t>(info.rows / info.block_rows);
   p.warps_log2 = warps_log2_of(info, step_cols);
   const int slices_per_cta = kStreamWarps >> p.warps_log2;
@@ -95,7 +84,7 @@ void launch(const Call& call, StreamKernel kernel, int rows, int tokens, int ste
   if (call.overlaps) {
     const int64_t ctas = int64_t{config.gridDim.x} * config.gridDim.y * config.gridDim.z;
     const bool one_wave = tokens <= 16 && ctas <= kCtasAtOnce * int64_t{call.multiprocessors};
-    p.prefetching_ctas = static_cast<uint32_t>(
+    p.prefetch.ctas = static_cast<uint32_t>(
         std::min(ctas, one_wave ? kPrefetchingCtasOfOneWave : kPrefetchingCtas));
   }
   cudaLaunchAttribute overlap = {};

@@ -23,9 +23,7 @@ int64_t served_cases = 0;
 /* Few tiles, for one, are for other kernels unless DJLBSR_CUDA_KERNEL says otherwise. */
 bool served_by_hopper(const CudaPacked& packed, const djlbsr_linear_args& args) {
   const Kernel kernel = served_by(packed, args);
-  const bool served = kernel == Kernel::kHopper128x256 || kernel == Kernel::kHopper64x512 ||
-                      kernel == Kernel::kHopperNarrow || kernel == Kernel::kHopperNarrowSplit ||
-                      kernel == Kernel::kHopperPanels;
+  const bool served = std::strncmp(djlbsr::cuda::kernel_name(kernel), "hopper_", 7) == 0;
   served_cases += served;
   return served;
 }
@@ -130,6 +128,24 @@ void integers() {
   }
 }
 
+/* Long block-rows of small squares: panels with more squares than a stage of hopper_panels_narrow
+ * has slots, clusters of each size, pieces of 128 tokens, and rows that are no multiple of 128. */
+void narrow_panels() {
+  Rng rng(128);
+  for (int32_t dtype : {DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
+    for (int64_t side : {16, 32}) {
+      for (int64_t rows : {128, 400, 4096}) {
+        for (int64_t tokens : {48, 130, 512}) {
+          const double density = uniform(rng, 0, 1) == 0 ? 0.9 : 0.1;
+          equals_other(rng, Matrix(rng, rows / side, 6400 / side, side, side, dtype, "random",
+                                   density),
+                       tokens, DJLBSR_RELU, "pieces of panels");
+        }
+      }
+    }
+  }
+}
+
 /* The same bits in any batch that the same kernel serves. */
 void deterministic() {
   Rng rng(17);
@@ -169,6 +185,7 @@ int main(int argc, char** argv) {
   altered_packed_bytes();
   if (!quick) {
     integers();
+    narrow_panels();
     deterministic();
   }
   EXPECT(served_cases > 0, "no case reached a Hopper kernel");
