@@ -20,6 +20,7 @@ SMS = 132
 DENSE_ADVANTAGE = 1.05  # kDenseAdvantage of src/choice/decide.h
 CLASSES = (128, 64, 32, 16, 8, 4, 1)
 TOKENS = (129, 65, 17, 1)  # a row of the table holds from so many tokens on
+STARTS = ((3, 300, 9000, 1), (4, 150, 3000, 3), (4, 100, 1500, 3))  # microseconds, TFLOP/s, TFLOP/s, TB/s
 # Weight rows and tokens of a kernel's tile, as in cuda_model.cc; others have tiles of their blocks.
 TILES = {
     "hopper_128x256": (128, 256),
@@ -46,7 +47,9 @@ def cases_of(paths):
                 continue
             rows, cols, (br, bc) = case["rows"], case["cols"], case["block"]
             case["class"] = next(c for c in CLASSES if min(br, bc) >= c)
-            case["few"] = next(t for t in TOKENS if case["tokens"] >= t)
+            # How many CTAs share a piece of panels depends on tokens and rows alike: one row for all.
+            panels = case["kernel"].startswith("hopper_panels")
+            case["few"] = 1 if panels else next(t for t in TOKENS if case["tokens"] >= t)
             case["float"] = case["dtype"] == "float32"
             case["size"] = measurements.SIZES[case["dtype"]]
             case["all"] = rows * cols
@@ -61,7 +64,9 @@ def bsr_model(case, tile, p):
     tiles = math.ceil(case["rows"] / tile[0]) * math.ceil(t / tile[1])
     one = work * SMS / tiles
     weight = case["stored"] * case["size"] / bandwidth * 1e-6
-    return call + max(weight, work + 0.5 * one, case["skew"] * one)
+    together = max(1, tile[0] / case["block"][0])
+    skew = (case["skew"] + together - 1) / together
+    return call + max(weight, work + 0.5 * one, skew * one)
 
 
 def monotone(case, tile, rows):
@@ -82,13 +87,20 @@ def dense_model(case, p):
     return max(latency, weight, 0.75 * call + 2 * case["all"] * t / rate * 1e-6)
 
 
-def fit(cases, key, model, start):
-    """Coordinate descent on the logarithms of the constants; none leaves 1/16 to 16 of its start."""
+def fit(cases, key, model, *starts):
+    """The best of coordinate descents on the logarithms of the constants from each start; none leaves
+    1/16 to 16 of its start."""
     measured = np.log([c[key] for c in cases])
 
     def off(p):
         return np.abs(np.log([model(c, p) for c in cases]) - measured)
 
+    best, cost = min((descend(off, start) for start in starts), key=lambda found: found[1])
+    errors = np.exp(off(np.exp(best)))
+    return np.exp(best), f"/* {len(cases)} cases, off {np.median(errors):.2f}, {errors.max():.2f} */"
+
+
+def descend(off, start):
     best = np.log(start)
     cost = np.mean(off(np.exp(best)))
     step = math.log(2)
@@ -105,8 +117,7 @@ def fit(cases, key, model, start):
                     best, cost, moved = trial, trial_cost, True
         if not moved:
             step /= 2
-    errors = np.exp(off(np.exp(best)))
-    return np.exp(best), f"/* {len(cases)} cases, off {np.median(errors):.2f}, {errors.max():.2f} */"
+    return best, cost
 
 
 def judge(cases):
@@ -148,7 +159,7 @@ def main():
                         if c["kernel"] == kernel and c["class"] == block and c["few"] == tokens
                     ]
                     least = 1 if tokens == min(some) else tokens
-                    p, note = fit(group, "bsr", lambda c, p, t=tile: bsr_model(c, t, p), (3, 300, 9000, 1))
+                    p, note = fit(group, "bsr", lambda c, p, t=tile: bsr_model(c, t, p), *STARTS)
                     rows.append((least, p))
                     print(
                         f'    {{"{kernel}", {block}, {least}, {p[0]:.1f}, {p[1]:.0f}, {p[2]:.0f}, '

@@ -99,10 +99,7 @@ int main() {
       expect(block.kernel, "block", call);
       call.tokens = 64;
       const bool by_64 = block.rows % 64 == 0 && block.cols % 64 == 0;
-      expect(by_64                    ? narrow_split
-             : block.kernel == panels ? split4
-                                      : stream,
-             "few tokens", call);
+      expect(by_64 ? narrow_split : block.kernel == panels ? split4 : stream, "few tokens", call);
     }
   }
   expect_changed(stream, "few tokens", [](Call& c) { c.tokens = 1; });
@@ -275,8 +272,9 @@ int main() {
   });
   expect_float32(tf32, "TF32 forced", [](Call& c) { c.forced = Kernel::kHopperFp32Fastx256; });
   expect_changed(rows64, "TF32 allowed, float16", [](Call& c) { c.allow_tf32 = true; });
-  for (const char* name : {panels, panels_narrow, split2, split4, split8, portable, f32_stream, stream, mma, rows64, rows128, narrow,
-                           narrow_split, fp32, fp32_128, tf32, tf32_128}) {
+  for (const char* name :
+       {panels, panels_narrow, split2, split4, split8, portable, f32_stream, stream, mma, rows64,
+        rows128, narrow, narrow_split, fp32, fp32_128, tf32, tf32_128}) {
     EXPECT(kernel_named(name) && std::strcmp(kernel_name(*kernel_named(name)), name) == 0, "%s",
            name);
     EXPECT(kernel_names().find(name) != std::string::npos, "%s", name);

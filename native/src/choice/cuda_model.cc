@@ -39,54 +39,54 @@ struct Costs {
 };
 
 /*
- * H100 80GB HBM3; fp16 and bf16. Printed by bench/fit_cuda_costs.py where NOTES-choice.md does not
+ * H200; fp16 and bf16. Printed by bench/fit_cuda_costs.py where NOTES-choice.md does not
  * call them provisional.
  */
 constexpr Costs kHalfCosts[] = {
-    {"hopper_narrow_split", 128, 65, 4.5, 307, 6718, 2.00, 16, 64},
-    {"hopper_narrow_split", 64, 65, 4.6, 297, 7487, 2.00, 16, 64},
-    {"hopper_narrow_split", 128, 1, 2.8, 192, 2676, 4.00, 16, 64},
-    {"hopper_narrow_split", 64, 1, 2.9, 197, 2825, 4.00, 16, 64},
-    {"hopper_narrow", 128, 129, 3.5, 527, 43749, 1.00, 64, 128},
-    {"hopper_narrow", 64, 129, 2.3, 463, 22113, 0.81, 64, 128},
-    {"hopper_narrow", 128, 65, 2.0, 483, 27760, 1.79, 64, 128},
-    {"hopper_narrow", 64, 65, 1.5, 353, 30935, 2.00, 64, 128},
-    {"hopper_narrow", 128, 1, 1.5, 219, 12455, 1.89, 64, 128},
-    {"hopper_narrow", 64, 1, 1.6, 212, 10029, 2.00, 64, 128},
-    {"hopper_128x256", 128, 1, 17.7, 813, 22597, 1.00, 128, 256},
-    {"hopper_64x512", 64, 1, 19.5, 521, 40996, 1.00, 64, 512},
+    {"hopper_narrow_split", 128, 65, 3.5, 345, 5294, 2.38, 16, 64},
+    {"hopper_narrow_split", 64, 65, 3.4, 351, 5156, 3.00, 16, 64},
+    {"hopper_narrow_split", 128, 1, 2.0, 218, 2751, 3.00, 16, 64},
+    {"hopper_narrow_split", 64, 1, 2.2, 222, 3000, 3.57, 16, 64},
+    {"hopper_narrow", 128, 129, 4.0, 556, 50363, 2.00, 64, 128},
+    {"hopper_narrow", 64, 129, 2.6, 505, 31613, 0.88, 64, 128},
+    {"hopper_narrow", 128, 65, 1.8, 398, 61870, 2.04, 64, 128},
+    {"hopper_narrow", 64, 65, 1.7, 400, 20401, 3.00, 64, 128},
+    {"hopper_narrow", 128, 1, 1.6, 210, 17806, 2.38, 64, 128},
+    {"hopper_narrow", 64, 1, 1.6, 205, 20498, 2.83, 64, 128},
+    {"hopper_128x256", 128, 1, 16.1, 849, 33012, 1.00, 128, 256},
+    {"hopper_64x512", 64, 1, 17.8, 627, 31806, 3.00, 64, 512},
     {"hopper_panels", 64, 1, 13.7, 600, 13730, 1.00, 384, 128},
-    {"hopper_panels", 32, 1, 0.9, 600, 4309, 1.00, 384, 128},
-    {"hopper_panels", 16, 1, 1.7, 381, 4309, 1.00, 384, 128},
-    {"hopper_panels_narrow", 32, 1, 3.0, 300, 4309, 1.00, 128, 64},
-    {"hopper_panels_narrow", 16, 1, 3.0, 200, 4309, 1.00, 128, 64},
-    {"hopper_panels_split2", 32, 1, 3.0, 300, 4309, 1.00, 64, 64},
-    {"hopper_panels_split2", 16, 1, 3.0, 200, 4309, 1.00, 64, 64},
-    {"hopper_panels_split4", 32, 1, 3.0, 300, 4309, 1.00, 32, 64},
-    {"hopper_panels_split4", 16, 1, 3.0, 200, 4309, 1.00, 32, 64},
-    {"hopper_panels_split8", 32, 1, 3.0, 300, 4309, 1.00, 16, 64},
-    {"hopper_panels_split8", 16, 1, 3.0, 200, 4309, 1.00, 16, 64},
+    {"hopper_panels", 32, 1, 4.7, 604, 4577, 3.00, 384, 128},
+    {"hopper_panels", 16, 1, 4.3, 381, 4452, 1.00, 384, 128},
+    {"hopper_panels_narrow", 32, 1, 3.6, 258, 5410, 1.00, 128, 64},
+    {"hopper_panels_narrow", 16, 1, 3.3, 156, 2842, 3.00, 128, 64},
+    {"hopper_panels_split2", 32, 1, 4.6, 317, 3933, 1.36, 64, 64},
+    {"hopper_panels_split2", 16, 1, 5.4, 242, 2350, 0.88, 64, 64},
+    {"hopper_panels_split4", 32, 1, 4.9, 204, 2264, 3.00, 32, 64},
+    {"hopper_panels_split4", 16, 1, 5.0, 132, 2086, 2.00, 32, 64},
+    {"hopper_panels_split8", 32, 1, 3.7, 157, 1550, 3.00, 16, 64},
+    {"hopper_panels_split8", 16, 1, 4.4, 98, 1988, 3.00, 16, 64},
     {"sm80_f16_mma", 128, 1, 5.0, 200, 1960, 1.0, 352, 128},
     {"sm80_f16_mma", 64, 1, 5.0, 186, 1640, 1.0, 352, 128},
     {"sm80_f16_mma", 32, 1, 5.0, 170, 1590, 1.0, 352, 128},
     {"sm80_f16_mma", 16, 1, 5.0, 128, 1510, 1.0, 352, 128},
-    {"sm80_f16_mma", 8, 1, 48.0, 61, 877, 1.00, 352, 128},
+    {"sm80_f16_mma", 8, 1, 64.0, 61, 911, 3.00, 352, 128},
     {"sm80_f16_mma", 4, 1, 5.0, 19, 1510, 0.2, 352, 128},
     {"sm80_f16_mma", 1, 1, 5.0, 5, 1510, 0.1, 352, 128},
     {"sm80_f16_stream", 32, 129, 5.4, 147, 4599, 1.00, 64, 16},
     {"sm80_f16_stream", 16, 129, 6.1, 73, 2202, 1.00, 64, 16},
-    {"sm80_f16_stream", 8, 129, 7.5, 43, 569, 1.00, 64, 16},
+    {"sm80_f16_stream", 8, 129, 7.0, 51, 476, 3.00, 64, 16},
     {"sm80_f16_stream", 32, 65, 6.9, 1200, 18000, 0.89, 64, 16},
     {"sm80_f16_stream", 16, 65, 6.3, 600, 9000, 0.43, 64, 16},
-    {"sm80_f16_stream", 8, 65, 6.5, 300, 9000, 0.24, 64, 16},
+    {"sm80_f16_stream", 8, 65, 4.8, 51, 530, 3.00, 64, 16},
     {"sm80_f16_stream", 32, 17, 7.1, 1697, 25456, 1.41, 64, 16},
     {"sm80_f16_stream", 16, 17, 6.5, 600, 9000, 0.81, 64, 16},
-    {"sm80_f16_stream", 8, 17, 5.8, 600, 18000, 0.43, 64, 16},
-    {"sm80_f16_stream", 128, 1, 2.2, 234, 142449, 2.20, 64, 16},
-    {"sm80_f16_stream", 64, 1, 2.2, 231, 142449, 2.30, 64, 16},
-    {"sm80_f16_stream", 32, 1, 2.2, 219, 142449, 2.35, 64, 16},
-    {"sm80_f16_stream", 16, 1, 2.0, 147, 144000, 2.25, 64, 16},
-    {"sm80_f16_stream", 8, 1, 2.2, 153, 144000, 1.81, 64, 16},
+    {"sm80_f16_stream", 8, 17, 3.7, 56, 461, 3.00, 64, 16},
+    {"sm80_f16_stream", 128, 1, 2.3, 239, 142449, 2.54, 64, 16},
+    {"sm80_f16_stream", 64, 1, 2.3, 236, 142449, 2.65, 64, 16},
+    {"sm80_f16_stream", 32, 1, 2.3, 195, 142449, 2.77, 64, 16},
+    {"sm80_f16_stream", 16, 1, 2.3, 141, 142449, 2.57, 64, 16},
+    {"sm80_f16_stream", 8, 1, 2.4, 147, 47483, 2.03, 64, 16},
     {"sm80_f16_stream", 4, 1, 2.3, 15, 20000, 0.8, 64, 16},
     {"sm80_f16_stream", 1, 1, 2.3, 6, 20000, 0.28, 64, 16},
     {"portable", 128, 1, 48.0, 38, 906, 0.13, 64, 64},
@@ -123,8 +123,8 @@ struct DenseCosts {
   double weight_tbs;
   double tflops;
 };
-constexpr DenseCosts kHalfDense = {3.9, 1.22, 2.49, 758};
-constexpr DenseCosts kFloatDense = {2.0, 0, 2.70, 51};
+constexpr DenseCosts kHalfDense = {3.8, 1.22, 3.52, 775};
+constexpr DenseCosts kFloatDense = {2.0, 0, 1.80, 51};
 
 /* cuBLAS reaches its rate with many tokens alone, but no fewer than these are computed. */
 constexpr int64_t kDenseTokens = 16;
@@ -167,14 +167,17 @@ double bsr_seconds(const djlbsr_info& info, int64_t tokens, const Costs& costs,
       std::ceil(static_cast<double>(info.rows) / static_cast<double>(costs.tile_rows)) *
       std::ceil(t / static_cast<double>(costs.tile_tokens));
   const double tile = work * kMultiprocessors / scale.compute / std::max(tiles, 1.0);
-  /* How much heavier than the mean the heaviest block-row is. */
+  /* How much heavier than the mean the heaviest block-row is, and a tile with it and others. */
   const double block_rows = static_cast<double>(info.rows / info.block_rows);
-  const double skew = info.nnzb == 0 ? 1
-                                     : static_cast<double>(info.max_blocks_in_row) * block_rows /
-                                           static_cast<double>(info.nnzb);
+  const double heaviest = info.nnzb == 0 ? 1
+                                         : static_cast<double>(info.max_blocks_in_row) *
+                                               block_rows / static_cast<double>(info.nnzb);
+  const double together =
+      std::max(1.0, static_cast<double>(costs.tile_rows) / static_cast<double>(info.block_rows));
+  const double skew = (heaviest + together - 1) / together;
   const double bytes = stored * static_cast<double>(dtype_size(info.dtype));
-  return costs.call_us * 1e-6 +
-         std::max({bytes / costs.weight_tbs * 1e-12 * scale.memory, work + 0.5 * tile, skew * tile});
+  return costs.call_us * 1e-6 + std::max({bytes / costs.weight_tbs * 1e-12 * scale.memory,
+                                          work + 0.5 * tile, skew * tile});
 }
 
 /*
@@ -200,9 +203,10 @@ double dense_seconds_of(const djlbsr_info& info, int64_t tokens, const DenseCost
   const double all = static_cast<double>(info.rows) * static_cast<double>(info.cols);
   const double bytes = all * static_cast<double>(dtype_size(info.dtype));
   const double operations = 2 * all * round_up(tokens, kDenseTokens);
-  return std::max({costs.call_us * 1e-6 + costs.column_ns * 1e-9 * static_cast<double>(info.cols),
-                   scale.memory * bytes / costs.weight_tbs * 1e-12,
-                   kDenseStart * costs.call_us * 1e-6 + scale.compute * operations / costs.tflops * 1e-12});
+  return std::max(
+      {costs.call_us * 1e-6 + costs.column_ns * 1e-9 * static_cast<double>(info.cols),
+       scale.memory * bytes / costs.weight_tbs * 1e-12,
+       kDenseStart * costs.call_us * 1e-6 + scale.compute * operations / costs.tflops * 1e-12});
 }
 
 }  // namespace

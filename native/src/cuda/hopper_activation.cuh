@@ -8,8 +8,8 @@
 namespace djlbsr::cuda {
 
 /*
- * Activates sums in place, up to 16 at a time: the registers rotate past one copy of the code, which
- * would not fit into the instruction cache once a sum.
+ * Activates sums in place, up to 16 at a time: the registers rotate past one copy of the code,
+ * which would not fit into the instruction cache once a sum.
  */
 template <int kActivation, int kCount>
 __device__ inline void activate_all(float (&sums)[kCount]) {

@@ -81,8 +81,7 @@ __device__ inline void multiply_step(float (&sums)[kCount], uint32_t low, uint32
                                      uint32_t square, const Release& release) {
   constexpr int kHalf = Tile::kSquaresDown / 2;
   multiply_squares<Element, Tile, 0, kHalf>(sums, low, high, x, square);
-  wait_for_all_but(
-      __popc(Tile::kBlock == 16 ? low : low >> (32 - kHalf * Tile::kSquaresAcross)));
+  wait_for_all_but(__popc(Tile::kBlock == 16 ? low : low >> (32 - kHalf * Tile::kSquaresAcross)));
   release();
   multiply_squares<Element, Tile, kHalf, 2 * kHalf>(sums, low, high, x, square);
 }
@@ -175,8 +174,8 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
       finish_panel_of_rows<Element, Tile>(p, sums, buffer, row, place.token, consumer);
     } else {
       const int warp = threadIdx.x % 128 / 32;
-      finish_panel<Element, Tile::kConsumerRows, true>(p, sums, buffer + warp * kPanelWarpStoreBytes,
-                                                       row, place.token, warp);
+      finish_panel<Element, Tile::kConsumerRows, true>(
+          p, sums, buffer + warp * kPanelWarpStoreBytes, row, place.token, warp);
     }
   }
 }

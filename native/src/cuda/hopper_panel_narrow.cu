@@ -24,14 +24,13 @@ void launch(const Call& call) {
   const djlbsr_linear_args& args = call.args;
   const PanelSection section(info, call.packed);
   NarrowPanelParams p = {};
-  p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, Tile::kTokens,
-                   64);
+  p.x =
+      tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, Tile::kTokens, 64);
   p.tiles = section.at<PanelTileSteps>(section.layout.tiles);
   p.steps = section.at<PanelStep>(section.layout.steps);
   p.chunks = section.at<char>(section.layout.chunks);
-  p.prefetch =
-      prefetch_of_few_tokens(section.at<char>(section.layout.tiles),
-                             section.layout.bytes - section.layout.tiles, args.tokens);
+  p.prefetch = prefetch_of_few_tokens(section.at<char>(section.layout.tiles),
+                                      section.layout.bytes - section.layout.tiles, args.tokens);
   p.bias = args.bias;
   p.y = args.y;
   p.y_stride = args.y_stride;
@@ -85,10 +84,10 @@ void launch_for(const Call& call) {
 template <int kSplit>
 void launch_split(const Call& call) {
   const bool half = call.info.dtype == DJLBSR_FLOAT16;
-  const auto run = panel_shape(call.info).block == 32
-                       ? half ? launch_for<__half, 32, kSplit> : launch_for<__nv_bfloat16, 32, kSplit>
+  const auto run = panel_shape(call.info).block == 32 ? half ? launch_for<__half, 32, kSplit>
+                                                             : launch_for<__nv_bfloat16, 32, kSplit>
                    : half ? launch_for<__half, 16, kSplit>
-                          : launch_for<__nv_bfloat16, 16, kSplit>;
+                                                      : launch_for<__nv_bfloat16, 16, kSplit>;
   run(call);
 }
 

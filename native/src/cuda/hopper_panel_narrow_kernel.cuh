@@ -70,7 +70,7 @@ struct NarrowPanelTile {
   static constexpr int kBoxBytes = kTokens * 128;
   static constexpr int kXBytes = 2 * kBoxBytes;
   static constexpr int kStageBytes = kXBytes + (kSlots * kSlotBytes + 1023) / 1024 * 1024;
-  static constexpr int kMasks = kStages * kStageBytes; /* uint2 [stages] */
+  static constexpr int kMasks = kStages * kStageBytes;   /* uint2 [stages] */
   static constexpr int kBarriers = kMasks + kStages * 8; /* full ones, then empty ones */
   static constexpr int kSharedBytes = kBarriers + 2 * kStages * 8;
   static_assert(kResident * (kSharedBytes + 1024) <= 228 * 1024, "a multiprocessor's memory");
@@ -207,8 +207,7 @@ __device__ inline void narrow_panel_multiply(float (&sums)[Tile::kSums], uint32_
       ptx::mbarrier_wait(full + ring.stage * 8, ring.parity);
     }
     /* Lane 0, which also frees the stage, reads for all lanes. */
-    const uint2 mask =
-        ptx::load_shared_pair_if(lane == 0, base + Tile::kMasks + ring.stage * 8);
+    const uint2 mask = ptx::load_shared_pair_if(lane == 0, base + Tile::kMasks + ring.stage * 8);
     const uint32_t low = warp_uniform(mask.x);
     const uint32_t high = Tile::kBlock == 16 ? warp_uniform(mask.y) : 0;
     if ((low | high) == 0) break;
@@ -231,7 +230,7 @@ struct ClusterShare {
   static constexpr int kRowParts = kSplit < 8 ? kSplit : 4;
   static constexpr bool kHalvesTokens = kSplit == 8;
   static constexpr int kRows = Tile::kRows / kRowParts / (kHalvesTokens ? 2 : 1); /* of a thread */
-  int row; /* of the piece */
+  int row;                                                                        /* of the piece */
   int thread; /* whose sums it takes: the first ones are the first tokens' */
 
   __device__ ClusterShare() {

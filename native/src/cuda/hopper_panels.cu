@@ -115,10 +115,10 @@ void update_panels(const djlbsr_info& info, void* packed, void* stream) {
   constexpr int kWarps = kGatherThreads / 32;
   const auto blocks = static_cast<unsigned>((section.layout.squares + kWarps - 1) / kWarps);
   gather_squares<<<blocks, kGatherThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      section.at<PanelSource>(section.layout.sources),
-      section.layout.squares, info.panel_block, static_cast<char*>(packed) + layout_of(info).values,
-      static_cast<int32_t>(info.nnzb), info.block_rows, info.block_cols,
-      section.at<char>(section.layout.chunks), section.layout.chunk_bytes);
+      section.at<PanelSource>(section.layout.sources), section.layout.squares, info.panel_block,
+      static_cast<char*>(packed) + layout_of(info).values, static_cast<int32_t>(info.nnzb),
+      info.block_rows, info.block_cols, section.at<char>(section.layout.chunks),
+      section.layout.chunk_bytes);
   DJLBSR_CUDA(cudaGetLastError());
 }
 

@@ -30,8 +30,10 @@ constexpr int64_t kPrefetchingCtas = 24;
  */
 constexpr uint32_t prefetch_bytes(int64_t all, int64_t structure) {
   constexpr int64_t kMost = 24 << 20;
-  return static_cast<uint32_t>((all <= kMost ? all : structure < kMost ? structure : kMost) / 16 *
-                               16);
+  return static_cast<uint32_t>((all <= kMost        ? all
+                                : structure < kMost ? structure
+                                                    : kMost) /
+                               16 * 16);
 }
 
 /*

@@ -137,8 +137,8 @@ void narrow_panels() {
       for (int64_t rows : {128, 400, 4096}) {
         for (int64_t tokens : {48, 130, 512}) {
           const double density = uniform(rng, 0, 1) == 0 ? 0.9 : 0.1;
-          equals_other(rng, Matrix(rng, rows / side, 6400 / side, side, side, dtype, "random",
-                                   density),
+          equals_other(rng,
+                       Matrix(rng, rows / side, 6400 / side, side, side, dtype, "random", density),
                        tokens, DJLBSR_RELU, "pieces of panels");
         }
       }
