@@ -12,6 +12,7 @@ tests load. The last line is "N passed, N failed"; the exit status is 1 if one f
 
 import argparse
 import ctypes
+import io
 import os
 import pathlib
 import re
@@ -20,6 +21,7 @@ import tempfile
 import threading
 import unittest
 import warnings
+import zipfile
 
 import numpy as np
 import torch
@@ -660,6 +662,16 @@ class BsrLinearPacked(torch.nn.Module):
         return torch.ops.bsr.linear_packed(x, self.packed, self.meta, self.bias, self.activation)
 
 
+def save_module(module, path):
+    """As TorchScript, without the debug files, which name folders of this machine."""
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(module), buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, "w") as target:
+        for entry in source.namelist():
+            if not entry.endswith(".debug_pkl"):
+                target.writestr(zipfile.ZipInfo(entry), source.read(entry))
+
+
 def write_modules(folder):
     """Writes bsr_linear.pt and bsr_linear_packed.pt, both 64 -> 96 in 16x16 blocks with GELU, and
     bsr_linear_example.npz with an input and the float64 result in float32."""
@@ -667,9 +679,8 @@ def write_modules(folder):
     rng = np.random.default_rng(64096)
     weight = Weight(rng, 6, 4, 16, 16, torch.float32, "cpu", density=0.4)
     bias = weight.bias(rng)
-    torch.jit.script(BsrLinear(weight, bias, GELU)).save(os.path.join(folder, "bsr_linear.pt"))
-    torch.jit.script(BsrLinearPacked(weight, bias, GELU)).save(
-        os.path.join(folder, "bsr_linear_packed.pt"))
+    save_module(BsrLinear(weight, bias, GELU), os.path.join(folder, "bsr_linear.pt"))
+    save_module(BsrLinearPacked(weight, bias, GELU), os.path.join(folder, "bsr_linear_packed.pt"))
     x = tensor(rng, (2, 5, weight.cols), torch.float32, "cpu")
     y = activate(x.double() @ weight.dense.T + bias.double(), GELU).float()
     example = {"input": x.numpy(), "output": y.numpy()}
