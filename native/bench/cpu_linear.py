@@ -4,6 +4,7 @@
 
 All run on random data in one process; each result is compared with float64 before it is timed. The
 dense layer of a shape is timed before and after its block-sparse ones, the faster time counts.
+"auto" has the densified weight too and chooses by a profile of this machine, measured first as in Java.
 PyTorch's BSR, which may take seconds, is timed where it fits into the budget. Needs PyTorch 2.7 or
 later and libdjlbsr.so; PyTorch has no bfloat16 BSR on the CPU, and int8 weights are
 compared with its float32. With matplotlib a picture is drawn beside the results:
@@ -11,6 +12,7 @@ compared with its float32. With matplotlib a picture is drawn beside the results
     python3 native/bench/cpu_linear.py --library build/libdjlbsr.so --out results.json
 """
 import argparse
+import ctypes
 import datetime
 import json
 import platform
@@ -60,6 +62,23 @@ KINDS = {
     "bfloat16": (torch.bfloat16, 0, 1e-2),
     "int8": (torch.float32, 1, 3e-2),
 }
+
+
+PROFILED = {"float32": 0, "bfloat16": 2}  # djlbsr_dtype
+PROFILE_POINTS = 168
+
+
+def measure_profiles(path, kinds):
+    """What the automatic choice rests on, for the kinds that have a profile; the seconds it took."""
+    library = ctypes.CDLL(path)
+    library.djlbsr_last_error.restype = ctypes.c_char_p
+    start = time.perf_counter()
+    for dtype in (PROFILED[kind] for kind in kinds if kind in PROFILED):
+        seconds = (ctypes.c_double * PROFILE_POINTS)()
+        if (library.djlbsr_torch_measure_profile(dtype, seconds)
+                or library.djlbsr_set_profile(dtype, seconds)):
+            raise SystemExit(library.djlbsr_last_error().decode())
+    return time.perf_counter() - start
 
 
 def check(result, x, dense, what, allowed=1e-5):
@@ -112,6 +131,7 @@ def measure_shape(kind, rows, cols, args, deadline):
             dense, crow, col, values = random_blocks(rows, cols, block, sparsity)
             values = values.to(dtype)
             packed, meta = torch.ops.bsr.pack(crow, col, values, cols, weight_format)
+            densified = dense.to(dtype) if kind in PROFILED else None
             dense = dense.to(dtype).double()
             theirs = TorchBsr(crow, col, values, (rows, cols)) if kind == "float32" else None
             for tokens in tokens_list:
@@ -121,6 +141,11 @@ def measure_shape(kind, rows, cols, args, deadline):
                 ours, p10, p90 = median_micros(
                     lambda: torch.ops.bsr.linear_packed(x, packed, meta), args.seconds
                 )
+                auto = None
+                if densified is not None:
+                    auto = median_micros(
+                        lambda: torch.ops.bsr.linear_packed(x, packed, meta, None, 0, densified),
+                        args.seconds)[0]
                 left = deadline - time.perf_counter()
                 torch_bsr, why = None, "none for this kind"
                 if theirs is not None:
@@ -135,6 +160,7 @@ def measure_shape(kind, rows, cols, args, deadline):
                         "djlbsrMicros": ours,
                         "djlbsrMicrosP10": p10,
                         "djlbsrMicrosP90": p90,
+                        "autoMicros": auto,
                         "torchBsrMicros": torch_bsr,
                         "noTorchBsr": why,
                         "usefulGflops": 2e-3 * values.numel() * tokens / ours,
@@ -161,6 +187,16 @@ def print_result(result):
         ),
         flush=True,
     )
+
+
+def print_behind(results):
+    """How often each way is more than 5 % slower than dense."""
+    for way, key in (("block-sparse alone", "djlbsrMicros"), ("auto", "autoMicros")):
+        ratios = [r["denseMicros"] / r[key] for r in results if r[key] is not None]
+        behind = sum(ratio < 0.95 for ratio in ratios)
+        if ratios:
+            print(f"{way}: below 0.95 of dense's speed in {behind} of {len(ratios)} cases, at worst "
+                  f"{min(ratios):.2f}")
 
 
 def draw(results, title, path):
@@ -236,6 +272,7 @@ def main():
     warnings.filterwarnings("ignore", message="Sparse")
 
     started = time.perf_counter()
+    profile_seconds = measure_profiles(args.library, args.kinds.split(","))
     results = []
     with torch.no_grad():
         for kind in args.kinds.split(","):
@@ -250,12 +287,14 @@ def main():
                 "processor": processor(),
                 "threads": torch.get_num_threads(),
                 "pytorch": torch.__version__,
+                "profileSeconds": profile_seconds,
                 "seconds": time.perf_counter() - started,
                 "results": results,
             },
             out,
             indent=1,
         )
+    print_behind(results)
     title = f"{processor()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, {date}"
     picture = args.picture or args.out.rsplit(".", 1)[0] + ".png"
     draw([r for r in results if r["kind"] == results[0]["kind"]], title, picture)

@@ -4,10 +4,11 @@
  * Which CTA of a persistent Hopper kernel computes which tiles, and the pieces that hand them on.
  *
  * Tiles are ordered by panels of tokens whose x fits in half of L2, inside a panel by falling
- * number of stored blocks. Block-rows that would outlast two panels start some panels early; those
- * that would outlast all others are cut to half tiles of tokens. A scheduler warp of every CTA
- * deals the tiles out, the longest to the CTA with the least work so far: all CTAs compute the same
- * deal, so that none has to tell another and no counter in global memory is needed.
+ * number of stored blocks. Block-rows that would outlast two panels begin the last panels together,
+ * lest they end long after all others; those that would outlast everything are cut to half tiles of
+ * tokens. A scheduler warp of every CTA deals the tiles out, the longest to the CTA with the least
+ * work so far: all CTAs compute the same deal, so that none has to tell another and no counter in
+ * global memory is needed.
  */
 #pragma once
 
@@ -41,7 +42,7 @@ struct ScheduleParams {
   int32_t token_tiles;
   int32_t token_halves; /* half tiles that have tokens */
   int32_t panel_token_tiles;
-  int32_t early_blocks; /* a block-row of more starts early_panels early */
+  int32_t early_blocks; /* a block-row of more begins the last panels early_panels early */
   int32_t early_panels;
   int32_t narrow_blocks; /* a block-row of more is cut to half tiles */
 };
@@ -188,19 +189,21 @@ class Scheduler {
   __device__ __forceinline__ void run() {
     const int32_t early_rows = p_.early_panels == 0 ? 0 : rows_above(p_.early_blocks);
     const int32_t narrow_rows = rows_above(p_.narrow_blocks);
-    for (int32_t panel = 0; panel * p_.panel_token_tiles < p_.token_tiles; ++panel) {
+    const int32_t panels = (p_.token_tiles - 1) / p_.panel_token_tiles + 1;
+    const int32_t early_panel = max(panels - 1 - p_.early_panels, 0);
+    for (int32_t panel = 0; panel < panels; ++panel) {
       /* The early block-rows and the others, of each the narrow ones and the wide. */
 #pragma unroll 1 /* one copy of the code */
       for (int part = 0; part < 4; ++part) {
         const bool early = part < 2;
         const bool narrow = part % 2 == 0;
+        if (early && panel > early_panel) continue;
         const int32_t begin = early ? 0 : early_rows;
         const int32_t end = early ? early_rows : p_.block_row_count;
         const int32_t narrow_end = clamp(narrow_rows, begin, end);
-        const int32_t last_panel = early ? panel + p_.early_panels : panel;
-        const int32_t first_panel = panel == 0 ? 0 : last_panel;
-        const int32_t tokens = min(first_panel * p_.panel_token_tiles, p_.token_tiles);
-        const int32_t tokens_end = min((last_panel + 1) * p_.panel_token_tiles, p_.token_tiles);
+        const int32_t end_panel = early && panel == early_panel ? panels : panel + 1;
+        const int32_t tokens = panel * p_.panel_token_tiles;
+        const int32_t tokens_end = min(end_panel * p_.panel_token_tiles, p_.token_tiles);
         deal(narrow ? begin : narrow_end, narrow ? narrow_end - begin : end - narrow_end, tokens,
              tokens_end - tokens, narrow);
       }
