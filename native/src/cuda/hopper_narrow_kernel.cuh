@@ -18,9 +18,9 @@
 #pragma once
 
 #include "cuda/element.cuh"
-#include "cuda/hopper_activation.cuh"
 #include "cuda/hopper_ptx.cuh"
 #include "cuda/hopper_schedule.cuh"
+#include "cuda/hopper_store.cuh"
 #include "cuda/launch_ptx.cuh"
 #include "cuda/linear_params.h"
 
@@ -181,10 +181,10 @@ __device__ __forceinline__ void narrow_multiply(float (&sums)[kTokens / 2], uint
 }
 
 /*
- * Writes a warpgroup's outputs of 64 rows x kTokens to y, through kTokens x 128 bytes of shared
+ * Activates and writes a warpgroup's outputs of 64 rows x kTokens to y, through kTokens x 128 bytes of shared
  * memory where they are turned so that eight threads write the 128 bytes of a token.
  */
-template <typename Element, int kTokens>
+template <typename Element, int kActivation, int kTokens>
 __device__ __forceinline__ void narrow_store(const NarrowParams& p,
                                              const float (&sums)[kTokens / 2], char* buffer,
                                              int64_t row, int32_t token, int barrier_id) {
@@ -198,15 +198,15 @@ __device__ __forceinline__ void narrow_store(const NarrowParams& p,
 #pragma unroll
   for (int t = 0; t < kTokens; t += 16) {
     const int s = t / 2;
-    const uint32_t first = pack_pair<Element>(sums[s], sums[s + 1]);
-    const uint32_t second = pack_pair<Element>(sums[s + 2], sums[s + 3]);
+    const auto pair = [&](int i) {
+      return pack_pair<Element>(activate(kActivation, sums[s + i]),
+                                activate(kActivation, sums[s + i + 1]));
+    };
     if constexpr (kTokens % 16 == 0) {
-      ptx::store_matrices_transposed(turn + t * 128, first, second,
-                                     pack_pair<Element>(sums[s + 4], sums[s + 5]),
-                                     pack_pair<Element>(sums[s + 6], sums[s + 7]));
+      ptx::store_matrices_transposed(turn + t * 128, pair(0), pair(2), pair(4), pair(6));
     } else {
       static_assert(kTokens == 8, "eights of tokens");
-      ptx::store_two_matrices_transposed(turn, first, second);
+      ptx::store_two_matrices_transposed(turn, pair(0), pair(2));
     }
   }
   ptx::warpgroup_sync(barrier_id);
@@ -280,9 +280,10 @@ __device__ inline void narrow_consume(const NarrowParams& p, const NarrowWork& w
   ptx::warps_sync(1 + Tile::kGroups, Tile::kGroups * 128);
   if constexpr (kSplit == 1) {
     add_bias(low, high, sums);
-    activate_all(p.activation, sums);
-    narrow_store<Element, kTokens>(p, sums, shared + group * kTokens * 128, row, work.token,
-                                   1 + group);
+    with_activation(p.activation, [&](auto kind) {
+      narrow_store<Element, decltype(kind)::value, kTokens>(
+          p, sums, shared + group * kTokens * 128, row, work.token, 1 + group);
+    });
   } else {
     /* float4 [groups][token eights][threads] */
     constexpr int kEights = kTokens / 8;
@@ -310,9 +311,11 @@ __device__ inline void narrow_consume(const NarrowParams& p, const NarrowWork& w
     }
     ptx::cluster_sync(); /* nobody's sums are needed any more */
     add_bias(low, high, own);
-    activate_all(p.activation, own);
-    narrow_store<Element, kTokens / kSplit>(p, own, shared + group * kTokens * 128, row,
-                                            work.token + part * (kTokens / kSplit), 1 + group);
+    with_activation(p.activation, [&](auto kind) {
+      narrow_store<Element, decltype(kind)::value, kTokens / kSplit>(
+          p, own, shared + group * kTokens * 128, row, work.token + part * (kTokens / kSplit),
+          1 + group);
+    });
   }
 }
 

@@ -18,10 +18,10 @@ template <int kRows, int kCount>
 constexpr int kHalvesOf = kCount / (kRows / 2);
 
 /*
- * Writes those of a warp: it turns 8 tokens x 64 rows, or 16 tokens x 32 or 16 rows, so that lanes
+ * Activates and writes those of a warp: it turns 8 tokens x 64 rows, or 16 tokens x 32 or 16 rows, so that lanes
  * write 16 bytes.
  */
-template <typename Element, int kRows, bool kStreaming, typename Params, int kCount>
+template <typename Element, int kActivation, int kRows, bool kStreaming, typename Params, int kCount>
 __device__ inline void store_panel(const Params& p, const float (&sums)[kCount], char* buffer,
                                    int32_t row, int32_t token, int warp) {
   constexpr int kWide = kRows < 64 ? kRows : 64;
@@ -50,7 +50,8 @@ __device__ inline void store_panel(const Params& p, const float (&sums)[kCount],
             const int octet = (matrix + m) % kOctets;
             const int from = eight + (matrix + m) / kOctets;
             const int i = half * (kRows / 2) + col / 2 + octet * 4 + from * 2;
-            pairs[m] = pack_pair<Element>(sums[i], sums[i + 1]);
+            pairs[m] = pack_pair<Element>(activate(kActivation, sums[i]),
+                                          activate(kActivation, sums[i + 1]));
           }
           const int own = matrix + lane / 8;
           ptx::store_matrices(turn + swizzled(own / kOctets * 8 + lane % 8, own % kOctets),
@@ -98,8 +99,10 @@ __device__ inline void finish_panel(const Params& p, float (&sums)[kCount], char
       }
     }
   }
-  activate_all(p.activation, sums);
-  store_panel<Element, kRows, kStreaming>(p, sums, buffer, row, token, warp);
+  with_activation(p.activation, [&](auto kind) {
+    store_panel<Element, decltype(kind)::value, kRows, kStreaming>(p, sums, buffer, row, token,
+                                                                   warp);
+  });
 }
 
 /* The same for 64 rows of W on M x 256 tokens on N. */
