@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kThreads)
     activate_kernel(int activation, Element* y, int64_t count) {
   const int64_t step = int64_t{gridDim.x} * kThreads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
-    y[i] = from_float<Element>(activate(activation, to_float(y[i])));
+    y[i] = from_float<Element>(activate<Element>(activation, to_float(y[i])));
   }
 }
 

@@ -247,7 +247,7 @@ __device__ inline void store(const Fp32Params& p, float (&sums)[Tile::kHalves * 
       }
     }
   }
-  activate_all(p.activation, sums);
+  activate_all<float>(p.activation, sums);
 #pragma unroll
   for (int half = 0; half < Tile::kHalves; ++half) {
 #pragma unroll
@@ -270,7 +270,7 @@ __device__ inline void store(const Fp32Params& p, float (&sums)[Tile::kHalves * 
     const int32_t row = sum / 4 * 8 + lane_row + sum % 2;
     const float bias = p.bias == nullptr ? 0.0f : p.bias[first_row + row];
     p.y[t * p.y_stride + first_row + row] =
-        activate(p.activation, plain_sum(p, work, work.row_in_block + row, t) + bias);
+        activate<float>(p.activation, plain_sum(p, work, work.row_in_block + row, t) + bias);
   }
 }
 

@@ -181,8 +181,8 @@ __device__ __forceinline__ void narrow_multiply(float (&sums)[kTokens / 2], uint
 }
 
 /*
- * Activates and writes a warpgroup's outputs of 64 rows x kTokens to y, through kTokens x 128 bytes of shared
- * memory where they are turned so that eight threads write the 128 bytes of a token.
+ * Activates and writes a warpgroup's outputs of 64 rows x kTokens to y, through kTokens x 128 bytes
+ * of shared memory where they are turned so that eight threads write the 128 bytes of a token.
  */
 template <typename Element, int kActivation, int kTokens>
 __device__ __forceinline__ void narrow_store(const NarrowParams& p,
@@ -199,8 +199,8 @@ __device__ __forceinline__ void narrow_store(const NarrowParams& p,
   for (int t = 0; t < kTokens; t += 16) {
     const int s = t / 2;
     const auto pair = [&](int i) {
-      return pack_pair<Element>(activate(kActivation, sums[s + i]),
-                                activate(kActivation, sums[s + i + 1]));
+      return pack_pair<Element>(activate<Element>(kActivation, sums[s + i]),
+                                activate<Element>(kActivation, sums[s + i + 1]));
     };
     if constexpr (kTokens % 16 == 0) {
       ptx::store_matrices_transposed(turn + t * 128, pair(0), pair(2), pair(4), pair(6));
@@ -281,8 +281,8 @@ __device__ inline void narrow_consume(const NarrowParams& p, const NarrowWork& w
   if constexpr (kSplit == 1) {
     add_bias(low, high, sums);
     with_activation(p.activation, [&](auto kind) {
-      narrow_store<Element, decltype(kind)::value, kTokens>(
-          p, sums, shared + group * kTokens * 128, row, work.token, 1 + group);
+      narrow_store<Element, decltype(kind)::value, kTokens>(p, sums, shared + group * kTokens * 128,
+                                                            row, work.token, 1 + group);
     });
   } else {
     /* float4 [groups][token eights][threads] */

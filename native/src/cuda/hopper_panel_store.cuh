@@ -18,10 +18,11 @@ template <int kRows, int kCount>
 constexpr int kHalvesOf = kCount / (kRows / 2);
 
 /*
- * Activates and writes those of a warp: it turns 8 tokens x 64 rows, or 16 tokens x 32 or 16 rows, so that lanes
- * write 16 bytes.
+ * Activates and writes those of a warp: it turns 8 tokens x 64 rows, or 16 tokens x 32 or 16 rows,
+ * so that lanes write 16 bytes.
  */
-template <typename Element, int kActivation, int kRows, bool kStreaming, typename Params, int kCount>
+template <typename Element, int kActivation, int kRows, bool kStreaming, typename Params,
+          int kCount>
 __device__ inline void store_panel(const Params& p, const float (&sums)[kCount], char* buffer,
                                    int32_t row, int32_t token, int warp) {
   constexpr int kWide = kRows < 64 ? kRows : 64;
@@ -50,8 +51,8 @@ __device__ inline void store_panel(const Params& p, const float (&sums)[kCount],
             const int octet = (matrix + m) % kOctets;
             const int from = eight + (matrix + m) / kOctets;
             const int i = half * (kRows / 2) + col / 2 + octet * 4 + from * 2;
-            pairs[m] = pack_pair<Element>(activate(kActivation, sums[i]),
-                                          activate(kActivation, sums[i + 1]));
+            pairs[m] = pack_pair<Element>(activate<Element>(kActivation, sums[i]),
+                                          activate<Element>(kActivation, sums[i + 1]));
           }
           const int own = matrix + lane / 8;
           ptx::store_matrices(turn + swizzled(own / kOctets * 8 + lane % 8, own % kOctets),
@@ -123,7 +124,7 @@ __device__ inline void finish_panel_of_rows(const PanelParams& p, float (&sums)[
       sums[i + 3] += high;
     }
   }
-  activate_all(p.activation, sums);
+  activate_all<Element>(p.activation, sums);
   store_transposed<Element, Tile::kStoreTokens>(static_cast<Element*>(p.y), p.y_stride, p.tokens,
                                                 sums, buffer, row, token, 1 + consumer);
 }

@@ -99,8 +99,8 @@ struct Turn {
     for (int i = 0; i < 4; ++i) {
       const int r = token / 2 + 2 * i;
       const float bias = i % 2 == 0 ? low : high;
-      pairs[i] = pack_pair<Element>(activate(kActivation, sums[r] + bias),
-                                    activate(kActivation, sums[r + 1] + bias));
+      pairs[i] = pack_pair<Element>(activate<Element>(kActivation, sums[r] + bias),
+                                    activate<Element>(kActivation, sums[r + 1] + bias));
     }
     ptx::store_matrices_transposed(address + row * 128, pairs[0], pairs[1], pairs[2], pairs[3]);
   }

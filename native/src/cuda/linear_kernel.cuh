@@ -119,7 +119,7 @@ __global__ void __launch_bounds__((kTileRows / kThreadRows) * (kTileTokens / kTh
         const int t = first_token + j * kThreadsAlongTokens;
         if (t < tile_tokens) {
           y[(token0 + t) * p.y_stride + row] =
-              from_float<Element>(activate(p.activation, sums[i][j] + offset));
+              from_float<Element>(activate<Element>(p.activation, sums[i][j] + offset));
         }
       }
     }

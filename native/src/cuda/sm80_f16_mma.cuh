@@ -219,8 +219,8 @@ __device__ inline void store_sums(const MmaParams& p,
         if (token >= tokens) continue;
         Element* const out = y + (token0 + token) * l.y_stride + row;
         const Element pair[2] = {
-            from_float<Element>(activate(l.activation, sums[m][n][2 * h] + offset0)),
-            from_float<Element>(activate(l.activation, sums[m][n][2 * h + 1] + offset1))};
+            from_float<Element>(activate<Element>(l.activation, sums[m][n][2 * h] + offset0)),
+            from_float<Element>(activate<Element>(l.activation, sums[m][n][2 * h + 1] + offset1))};
         if (p.y_pairs && second) {
           uint32_t bits;
           memcpy(&bits, pair, 4);

@@ -111,7 +111,8 @@ __device__ inline void stream_store(const StreamParams& p, const float* partial,
     } else {
       for (int w = 0; w < 1 << p.warps_log2; ++w) sum += first[w * kTokens * kPitch];
     }
-    y[(token + t) * l.y_stride + row] = from_float<Element>(activate(l.activation, sum + offset));
+    y[(token + t) * l.y_stride + row] =
+        from_float<Element>(activate<Element>(l.activation, sum + offset));
   }
 }
 

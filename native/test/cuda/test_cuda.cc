@@ -144,7 +144,7 @@ void activations() {
           continue;
         }
         /* Past the largest fp16 or bf16 number y is infinite, as the rounded z is. */
-        const double bound = error_bound(z, 0.0, 1, activation, dtype);
+        const double bound = device_error_bound(z, 0.0, 1, activation, dtype);
         EXPECT(std::fabs(actual - expected) <= bound || actual == expected,
                "dtype %d activation %d of %.9g is %.9g, expected %.9g, allowed %.3g", dtype,
                activation, z, actual, expected, bound);
