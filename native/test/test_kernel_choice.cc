@@ -99,7 +99,7 @@ int main() {
       expect(block.kernel, "block", call);
       call.tokens = 64;
       const bool by_64 = block.rows % 64 == 0 && block.cols % 64 == 0;
-      expect(by_64 ? narrow_split : block.kernel == panels ? split4 : stream, "few tokens", call);
+      expect(by_64 ? narrow_split : block.rows == 16 ? split4 : stream, "few tokens", call);
     }
   }
   expect_changed(stream, "few tokens", [](Call& c) { c.tokens = 1; });
@@ -147,23 +147,39 @@ int main() {
   /* Pieces of 128 rows x 64 tokens, shared by as many CTAs as run at the same time. */
   const struct {
     int64_t rows, cols, tokens;
-    const char* kernel;
-  } pieces[] = {{9216, 4096, 32, stream},         {9216, 4096, 33, split4},
-                {9216, 4096, 64, split4},         {9216, 4096, 128, split2},
-                {9216, 4096, 192, panels_narrow}, {9216, 4096, 320, panels_narrow},
-                {9216, 4096, 384, panels},        {5504, 4096, 64, split8},
-                {5632, 4096, 64, split4},         {4096, 3040, 64, split8},
-                {4096, 2912, 64, split4},         {3072, 768, 64, split2},
-                {3072, 640, 64, panels_narrow},   {4096, 6144, 512, split2},
-                {4096, 6016, 512, panels_narrow}, {4224, 6144, 512, split2},
-                {4352, 6144, 512, panels_narrow}};
+    double density;
+    const char* kernel[2]; /* with squares of 16 and of 32 */
+  } pieces[] = {{9216, 4096, 32, 0.125, {stream, stream}},
+                {9216, 4096, 33, 0.125, {split4, split4}},
+                {9216, 4096, 64, 0.125, {split4, split4}},
+                {9216, 4096, 128, 0.125, {split2, split2}},
+                {9216, 4096, 192, 0.125, {panels_narrow, panels_narrow}},
+                {9216, 4096, 320, 0.125, {panels_narrow, panels_narrow}},
+                {9216, 4096, 384, 0.125, {panels, panels}},
+                {5504, 4096, 64, 0.125, {split8, stream}},
+                {5504, 4096, 64, 0.35, {split8, split8}},
+                {5504, 4096, 64, 0.05, {stream, stream}},
+                {5632, 4096, 64, 0.35, {split4, split4}},
+                {8192, 4096, 64, 0.05, {stream, stream}},
+                {8320, 4096, 64, 0.05, {split4, split4}},
+                {1536, 4096, 64, 0.125, {split8, split8}},
+                {4096, 3072, 64, 0.35, {split8, split8}},
+                {4096, 2944, 64, 0.35, {split4, split4}},
+                {3072, 768, 64, 0.05, {split2, split2}},
+                {3072, 640, 64, 0.05, {panels_narrow, panels_narrow}},
+                {4096, 6144, 512, 0.125, {split2, split2}},
+                {4096, 6016, 512, 0.125, {panels_narrow, panels_narrow}},
+                {4224, 6144, 512, 0.125, {split2, split2}},
+                {4352, 6144, 512, 0.125, {panels_narrow, panels_narrow}}};
   for (const auto& call : pieces) {
     for (int64_t side : {16, 32}) {
-      expect_changed(call.kernel, "panels", [&](Call& c) {
+      expect_changed(call.kernel[side / 32], "panels", [&](Call& c) {
         c.block_rows = side;
         c.block_cols = side;
         c.rows = call.rows;
         c.cols = c.x_stride = call.cols;
+        c.nnzb = static_cast<int64_t>(call.density * static_cast<double>(call.rows * call.cols)) /
+                 (side * side);
         c.tokens = call.tokens;
       });
     }

@@ -110,6 +110,16 @@ bool few_slices(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
 }
 
 /*
+ * Whether sm80_f16_stream, whose time grows with the squares and not with the panels, is faster
+ * than clusters of four or eight on so few pieces.
+ */
+bool few_squares(const djlbsr_info& info, int64_t pieces) {
+  const double density = static_cast<double>(info.nnzb * info.block_rows * info.block_cols) /
+                         static_cast<double>(info.rows * info.cols);
+  return pieces <= 64 && density < (info.panel_block == 32 && pieces > 12 ? 0.3 : 0.07);
+}
+
+/*
  * How many CTAs shall share a piece: so many that nearly all multiprocessors have work and each has
  * three panels or more, or two where pieces are few and long. 0 where the persistent kernel is
  * faster for so many pieces, or sm80_f16_stream for so few tokens.
@@ -119,7 +129,9 @@ int panel_split(const djlbsr_info& info, const djlbsr_linear_args& args) {
   const int64_t pieces = panel_pieces(info, args);
   const int64_t panels = (info.cols - 1) / 128 + 1;
   for (int split : {8, 4, 2}) {
-    if (pieces * split <= kMostPanelCtas && panels >= 3 * split) return split;
+    if (pieces * split <= kMostPanelCtas && panels >= 3 * split) {
+      return split >= 4 && few_squares(info, pieces) ? 0 : split;
+    }
   }
   if (pieces <= 264 && panels >= 48) return 2;
   return pieces <= 400 ? 1 : 0;
