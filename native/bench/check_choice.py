@@ -5,7 +5,7 @@
     python3 native/bench/check_choice.py --library BUILD/libdjlbsr.so benchmarks/results/*.json
 
 CPU results are judged with the built-in profile and the threads of the run, CUDA results with the
-constants for an H100; no GPU is needed. Files that time no single layers are passed over. The
+constants for an H200; no GPU is needed. Files that time no single layers are passed over. The
 "regret" of a case is the time of the side that was picked over the time of the better one, less 1.
 """
 import argparse

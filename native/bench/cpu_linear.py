@@ -65,7 +65,7 @@ KINDS = {
 
 
 PROFILED = {"float32": 0, "bfloat16": 2}  # djlbsr_dtype
-PROFILE_POINTS = 168
+PROFILE_POINTS = 168  # DJLBSR_PROFILE_POINTS
 
 
 def measure_profiles(path, kinds):

@@ -89,13 +89,13 @@ def dense_model(case, p):
 
 def fit(cases, key, model, *starts):
     """The best of coordinate descents on the logarithms of the constants from each start; none leaves
-    1/16 to 16 of its start."""
+    1/16 to 16 of its start. What the data do not tell stays at its start or goes to that bound."""
     measured = np.log([c[key] for c in cases])
 
     def off(p):
         return np.abs(np.log([model(c, p) for c in cases]) - measured)
 
-    best, cost = min((descend(off, start) for start in starts), key=lambda found: found[1])
+    best = min((descend(off, start) for start in starts), key=lambda found: found[1])[0]
     errors = np.exp(off(np.exp(best)))
     return np.exp(best), f"/* {len(cases)} cases, off {np.median(errors):.2f}, {errors.max():.2f} */"
 

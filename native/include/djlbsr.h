@@ -64,6 +64,11 @@ enum djlbsr_device { DJLBSR_CPU = 0, DJLBSR_CUDA = 1 };
  */
 enum djlbsr_weight_format { DJLBSR_WEIGHT_AS_GIVEN = 0, DJLBSR_WEIGHT_INT8_BLOCKS = 1 };
 
+/*
+ * In fp32 arithmetic, within 8 units in the last place of z. On a GPU the GELUs of 16-bit results
+ * are approximated beyond that, by less than their rounding: float16 to 2^-13 of the result and
+ * 2^-26, bfloat16 to 2^-11 of it (2^-8.5 below z = -4).
+ */
 enum djlbsr_activation {
   DJLBSR_NONE = 0,
   DJLBSR_RELU = 1,
@@ -245,7 +250,7 @@ DJLBSR_API int32_t djlbsr_cuda_device_count(void);
  *
  * A dense product on the densified weight is faster where few blocks are missing or the blocks
  * serve a kernel badly. djlbsr_predict tells by a model of both: on CUDA with constants fitted to
- * measurements on an H100, on the CPU by interpolation between the times of a profile.
+ * measurements on an H200, on the CPU by interpolation between the times of a profile.
  */
 
 typedef struct djlbsr_prediction {
@@ -258,7 +263,7 @@ typedef struct djlbsr_prediction {
 
 /*
  * Predicts a call with a weight: a pure function of its arguments, the CPU profile in use and the
- * properties of the CUDA device. cuda_device, or -1 for an H100 that need not be there, counts for
+ * properties of the CUDA device. cuda_device, or -1 for an H200 that need not be there, counts for
  * a weight on CUDA alone, threads, 0 for OpenMP's setting, for one on the CPU alone. Absolute times
  * are rough on machines that were not measured: what counts is their ratio.
  */

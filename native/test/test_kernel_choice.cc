@@ -168,6 +168,9 @@ int main() {
                 {3072, 768, 64, 0.05, {split2, split2}},
                 {3072, 640, 64, 0.05, {panels_narrow, panels_narrow}},
                 {4096, 6144, 512, 0.125, {split2, split2}},
+                {1 << 15, 6144, 64, 0.125, {panels_narrow, panels_narrow}},
+                {1 << 17, 4096, 64, 0.125, {panels_narrow, panels_narrow}},
+                {1 << 17, 4096, 65, 0.125, {panels, panels}},
                 {4096, 6016, 512, 0.125, {panels_narrow, panels_narrow}},
                 {4224, 6144, 512, 0.125, {split2, split2}},
                 {4352, 6144, 512, 0.125, {panels_narrow, panels_narrow}}};
@@ -183,6 +186,13 @@ int main() {
         c.tokens = call.tokens;
       });
     }
+  }
+  for (int64_t tokens : {1, 16}) {
+    expect_changed(stream, "half of the blocks stored, many rows", [=](Call& c) {
+      c.rows = 1 << 18;
+      c.nnzb = 1 << 17;
+      c.tokens = tokens;
+    });
   }
   for (int64_t tokens : {8192, 4096}) {
     expect_changed(tokens == 8192 ? panels : rows64, "half of the blocks stored", [=](Call& c) {

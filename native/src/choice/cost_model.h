@@ -78,7 +78,7 @@ constexpr CudaMachine kFittedMachine = {90, 132, 4.92};
 /*
  * The model of a kernel, with rates for kFittedMachine:
  *   time = call + max(weight bytes / bandwidth,
- *                     work + half a tile, the tile of the heaviest block-row)
+ *                     work + half a tile, the tile that has the heaviest block-row)
  *   work = 2 * tokens * (stored elements / stored rate + rows * cols / panel rate)
  * with tokens rounded up to whole tiles. The panel rate is what streaming x for all columns costs.
  * Bandwidths scale with the machine's memory, all other rates with its multiprocessors.

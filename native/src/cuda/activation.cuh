@@ -3,6 +3,9 @@
  */
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include "djlbsr.h"
 
 namespace djlbsr::cuda {
@@ -20,34 +23,47 @@ __device__ inline float exp2_of_polynomial(const float (&coefficients)[kCount], 
 
 /*
  * GELU's z times a factor that goes from 0 to 1 is max(z, 0) - a Q(a) with a = |z| and Q the
- * factor's tail. log2 Q is nearly a parabola (a cubic for the tanh form): fitted for least error of
- * the result, it falls on past the fit.
+ * factor's tail, erfc(a / sqrt 2) / 2. log2 Q is nearly a parabola. The polynomials were fitted for
+ * least error of GELU, and fall on past the fit.
  */
+template <typename Element>
+__device__ float gelu_tail(float a);
 
 /*
- * Q(a) = erfc(a / sqrt 2) / 2 on [0, 6]; up to 5.3 its relative error is below 3e-5. Errors, in
- * units of 2^-24: the fit 1.0, its evaluation 0.7, ex2 2.0, which leaves GELU within 5 units in the
- * last place of z.
+ * On [0, 6]; up to 5.3 Q's relative error is below 3e-5. Errors, in units of 2^-24: the fit 1.0,
+ * its evaluation 0.7, ex2 2.0, which leaves GELU within 5 units in the last place of z.
  */
-__device__ inline float gelu_tail(float a) {
+template <>
+__device__ inline float gelu_tail<float>(float a) {
   constexpr float kLog2[] = {-8.32284968e-7f, 1.42643838e-5f, -6.28567941e-5f,
                              -4.38976334e-4f, 7.45421927e-3f, -5.27572669e-2f,
                              -4.59126860e-1f, -1.15111434f,   -9.99999821e-1f};
   return exp2_of_polynomial(kLog2, a);
 }
 
-/* The same for 16-bit results: GELU's relative error is below 2^-14 down to -4, and what it loses
- * below is less than 2^-26. */
-__device__ inline float gelu_tail_16(float a) {
+/* GELU is off by at most 2^-14 of itself and 2^-26. */
+template <>
+__device__ inline float gelu_tail<__half>(float a) {
   constexpr float kLog2[] = {-0.000349565962f, 0.00610610656f, -0.0491550528f,
                              -0.4629215f,      -1.14969802f,   -1.00009227f};
   return exp2_of_polynomial(kLog2, a);
 }
 
-/* Q(a) = (1 - tanh(u)) / 2 as in djlbsr.h, with errors as those of gelu_tail_16. */
+/* GELU is off by at most 2^-11.6 of itself down to -4 and 2^-8.6 of itself down to -8. */
+template <>
+__device__ inline float gelu_tail<__nv_bfloat16>(float a) {
+  constexpr float kLog2[] = {9.76412139e-06f, -0.000356325734f, 0.00536774099f, -0.0451914854f,
+                             -0.470074117f,   -1.14549577f,     -1.00046396f};
+  return exp2_of_polynomial(kLog2, a);
+}
+
+/*
+ * Q of the tanh form, (1 - tanh(u)) / 2 as in djlbsr.h, for 16-bit results: off by at most 2^-13 of
+ * itself up to 4, 2^-11.2 up to 5 and 2^-9.5 up to 6.
+ */
 __device__ inline float gelu_tanh_tail_16(float a) {
-  constexpr float kLog2[] = {-2.52596656e-05f, 0.00079572486f, -0.00769648654f, 0.0260262396f,
-                             -0.0725780055f,   -0.447869003f,  -1.15341663f,    -0.99991411f};
+  constexpr float kLog2[] = {-5.39804532e-05f, 0.00119637442f, -0.00986553263f, 0.0317680016f,
+                             -0.0802468956f,   -0.443107247f,  -1.15447533f,    -0.999884963f};
   return exp2_of_polynomial(kLog2, a);
 }
 
@@ -67,14 +83,14 @@ __device__ inline float without_tail(float z, const Tail& tail) {
  */
 template <typename Element>
 __device__ inline float activate(int activation, float z) {
-  constexpr bool kShort = sizeof(Element) == 2;
   switch (activation) {
     case DJLBSR_RELU:
       return z < 0.0f ? 0.0f : z; /* NaN stays NaN */
     case DJLBSR_GELU:
-      return without_tail(z, [](float a) { return kShort ? gelu_tail_16(a) : gelu_tail(a); });
+      return without_tail(z, [](float a) { return gelu_tail<Element>(a); });
     case DJLBSR_GELU_TANH: {
-      if constexpr (kShort) return without_tail(z, [](float a) { return gelu_tanh_tail_16(a); });
+      if constexpr (sizeof(Element) == 2)
+        return without_tail(z, [](float a) { return gelu_tanh_tail_16(a); });
       /* (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)) */
       const float u = 0.79788456080286536f * fmaf(0.044715f * z * z, z, z);
       return __fdividef(z, 1.0f + __expf(-2.0f * u));

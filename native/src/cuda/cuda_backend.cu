@@ -89,7 +89,7 @@ choice::CudaMachine current_device() {
   return machine(index);
 }
 
-/* Of all devices, since the driver may have to ask them. */
+/* In TB/s, of all devices; 0 where the driver does not tell. Not for every call: it may be slow. */
 std::vector<double> read_memory_tbs() {
   std::vector<double> all(static_cast<size_t>(device_count()));
   for (size_t i = 0; i < all.size(); ++i) {
@@ -99,6 +99,8 @@ std::vector<double> read_memory_tbs() {
     if (cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, device) == cudaSuccess &&
         cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, device) == cudaSuccess) {
       all[i] = 2e3 * kilohertz * (bits / 8) * 1e-12; /* two transfers a clock */
+    } else {
+      cudaGetLastError(); /* or the next launch would seem to have failed */
     }
   }
   return all;
@@ -324,7 +326,8 @@ choice::CudaMachine machine(int device) {
       cudaDeviceGetAttribute(&machine.multiprocessors, cudaDevAttrMultiProcessorCount, device));
   machine.compute_capability = 10 * major + minor;
   static const std::vector<double> memory_tbs = read_memory_tbs();
-  machine.memory_tbs = memory_tbs.at(static_cast<size_t>(device));
+  const auto index = static_cast<size_t>(device);
+  machine.memory_tbs = index < memory_tbs.size() ? memory_tbs[index] : 0;
   return machine;
 }
 

@@ -3,11 +3,9 @@
  */
 #include "cuda/hopper_narrow.h"
 
-#include <cuda_runtime.h>
-
 #include "common/meta.h"
-#include "cuda/cuda_check.h"
 #include "cuda/hopper_narrow_kernel.cuh"
+#include "cuda/overlapped_launch.h"
 #include "cuda/tensor_map.h"
 
 namespace djlbsr::cuda {
@@ -33,9 +31,6 @@ void launch(const Call& call) {
                    kNarrowStepCols);
   p.crow = reinterpret_cast<const int32_t*>(base + layout.crow);
   p.col_start = reinterpret_cast<const int32_t*>(base + layout.col_start);
-  p.prefetch = prefetch_of_few_tokens(
-      base + layout.crow,
-      layout.values - layout.crow + info.nnzb * info.block_rows * info.block_cols * 2, args.tokens);
   p.bias = args.bias;
   p.y = args.y;
   p.y_stride = args.y_stride;
@@ -49,28 +44,17 @@ void launch(const Call& call) {
   p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
   p.activation = args.activation;
   const int64_t ctas = info.rows / Tile::kRows * p.token_tiles * kSplit;
+  p.prefetch = prefetch_of_few_tokens(
+      base + layout.crow,
+      layout.values - layout.crow + info.nnzb * info.block_rows * info.block_cols * 2, args.tokens,
+      ctas);
   /* In a single wave the order saves nothing, and long rows would lie beside each other. */
   if (ctas > int64_t{Tile::kResident} * call.multiprocessors) {
     p.rows = reinterpret_cast<const BlockRow*>(base + layout.rows);
   }
 
-  const auto kernel = reinterpret_cast<const void*>(hopper_narrow_kernel<Element, Tile, kSplit>);
-  DJLBSR_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   Tile::kSharedBytes));
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(ctas));
-  config.blockDim = dim3(Tile::kThreads);
-  config.dynamicSmemBytes = Tile::kSharedBytes;
-  config.stream = static_cast<cudaStream_t>(args.stream);
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {kSplit, 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = kSplit == 1 ? 1 : 2;
-  void* arguments[] = {&p};
-  DJLBSR_CUDA(cudaLaunchKernelExC(&config, kernel, arguments));
+  launch_overlapped(reinterpret_cast<const void*>(hopper_narrow_kernel<Element, Tile, kSplit>),
+                    ctas, kSplit, Tile::kThreads, Tile::kSharedBytes, args.stream, &p);
 }
 
 /* Measured; NOTES-hopper.md has the times of other tiles. */

@@ -17,6 +17,7 @@
  */
 #pragma once
 
+#include "cuda/cluster_sums.cuh"
 #include "cuda/element.cuh"
 #include "cuda/hopper_ptx.cuh"
 #include "cuda/hopper_schedule.cuh"
@@ -297,18 +298,7 @@ __device__ inline void narrow_consume(const NarrowParams& p, const NarrowWork& w
     const int part = ptx::cluster_rank();
     float own[kOwnEights * 4];
     const uint32_t source = ptx::shared_address(partial + part * kOwnEights * 128);
-#pragma unroll
-    for (int cta = 0; cta < kSplit; ++cta) {
-      const uint32_t remote = ptx::address_in_cta(source, cta);
-#pragma unroll
-      for (int j = 0; j < kOwnEights; ++j) {
-        const float4 v = ptx::load_float4_from_cta(remote + j * 128 * 16);
-        const float terms[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          own[4 * j + i] = cta == 0 ? terms[i] : own[4 * j + i] + terms[i];
-      }
-    }
+    add_over_cluster<kSplit, kOwnEights>(own, source, [](int i) { return i * 128 * 16; });
     ptx::cluster_sync(); /* nobody's sums are needed any more */
     add_bias(low, high, own);
     with_activation(p.activation, [&](auto kind) {
@@ -340,7 +330,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
-  if (warp == kProducerWarp) prefetch(p.prefetch, blockIdx.x);
+  if (warp == kProducerWarp) prefetch_to_l2(p.prefetch, blockIdx.x);
   ptx::dependency_wait();
   const NarrowWork work = narrow_work<Tile, kSplit>(p);
   if (warp == kProducerWarp) {

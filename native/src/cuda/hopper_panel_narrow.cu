@@ -1,11 +1,9 @@
 /*
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  */
-#include <cuda_runtime.h>
-
-#include "cuda/cuda_check.h"
 #include "cuda/hopper_panel_narrow_kernel.cuh"
 #include "cuda/hopper_panels.h"
+#include "cuda/overlapped_launch.h"
 #include "cuda/tensor_map.h"
 
 namespace djlbsr::cuda {
@@ -29,8 +27,6 @@ void launch(const Call& call) {
   p.tiles = section.at<PanelTileSteps>(section.layout.tiles);
   p.steps = section.at<PanelStep>(section.layout.steps);
   p.chunks = section.at<char>(section.layout.chunks);
-  p.prefetch = prefetch_of_few_tokens(section.at<char>(section.layout.tiles),
-                                      section.layout.bytes - section.layout.tiles, args.tokens);
   p.bias = args.bias;
   p.y = args.y;
   p.y_stride = args.y_stride;
@@ -42,29 +38,19 @@ void launch(const Call& call) {
   p.rows = static_cast<int32_t>(info.rows);
   p.activation = args.activation;
   p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
-  const int64_t pieces = ((info.rows - 1) / Tile::kRows + 1) * p.token_tiles;
-
-  const auto kernel =
-      reinterpret_cast<const void*>(hopper_panel_narrow_kernel<Element, Tile, kSplit>);
-  DJLBSR_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   Tile::kSharedBytes));
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(pieces * kSplit));
-  config.blockDim = dim3(Tile::kThreads);
-  config.dynamicSmemBytes = Tile::kSharedBytes;
-  config.stream = static_cast<cudaStream_t>(args.stream);
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {kSplit, 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = kSplit == 1 ? 1 : 2;
-  void* arguments[] = {&p};
-  DJLBSR_CUDA(cudaLaunchKernelExC(&config, kernel, arguments));
+  const int64_t ctas = ((info.rows - 1) / Tile::kRows + 1) * p.token_tiles * kSplit;
+  p.prefetch =
+      prefetch_of_few_tokens(section.at<char>(section.layout.tiles),
+                             section.layout.bytes - section.layout.tiles, args.tokens, ctas);
+  launch_overlapped(
+      reinterpret_cast<const void*>(hopper_panel_narrow_kernel<Element, Tile, kSplit>), ctas,
+      kSplit, Tile::kThreads, Tile::kSharedBytes, args.stream, &p);
 }
 
-/* Measured; NOTES-hopper.md has the times of other pieces. */
+/*
+ * Small where three CTAs a multiprocessor are wanted, Deep, with a stage more, where two are
+ * enough, Wide where each shall have twice the tokens. Measured; NOTES-hopper.md has the times.
+ */
 template <typename Element, int kBlock, int kSplit>
 void launch_for(const Call& call) {
   constexpr int kSlotBytes = kBlock * kBlock * 2;
@@ -81,14 +67,16 @@ void launch_for(const Call& call) {
   launch<Element, Small, kSplit>(call);
 }
 
+template <typename Element, int kSplit>
+void launch_squares(const Call& call) {
+  if (call.info.panel_block == 32) return launch_for<Element, 32, kSplit>(call);
+  launch_for<Element, 16, kSplit>(call);
+}
+
 template <int kSplit>
 void launch_split(const Call& call) {
-  const bool half = call.info.dtype == DJLBSR_FLOAT16;
-  const auto run = panel_shape(call.info).block == 32 ? half ? launch_for<__half, 32, kSplit>
-                                                             : launch_for<__nv_bfloat16, 32, kSplit>
-                   : half ? launch_for<__half, 16, kSplit>
-                                                      : launch_for<__nv_bfloat16, 16, kSplit>;
-  run(call);
+  if (call.info.dtype == DJLBSR_FLOAT16) return launch_squares<__half, kSplit>(call);
+  launch_squares<__nv_bfloat16, kSplit>(call);
 }
 
 }  // namespace
@@ -103,7 +91,7 @@ void hopper_panels_narrow(Kernel kernel, const djlbsr_info& info, const void* pa
       return launch_split<4>(call);
     case Kernel::kHopperPanelsSplit2:
       return launch_split<2>(call);
-    default:
+    default: /* kHopperPanelsNarrow */
       return launch_split<1>(call);
   }
 }

@@ -18,6 +18,7 @@
  */
 #pragma once
 
+#include "cuda/cluster_sums.cuh"
 #include "cuda/hopper_panel_consumer.cuh"
 #include "cuda/launch_ptx.cuh"
 
@@ -155,7 +156,9 @@ __device__ inline void narrow_panel_produce(const NarrowPanelParams& p, const Na
           const uint64_t taken = step.take();
           const auto low = static_cast<uint32_t>(taken);
           const auto high = static_cast<uint32_t>(taken >> 32);
-          const uint32_t bytes = __popcll(taken) * Tile::kSlotBytes;
+          /* Of altered tables too, no more than there is. */
+          const auto bytes = static_cast<uint32_t>(
+              min(int64_t{__popcll(taken)} * Tile::kSlotBytes, p.chunk_bytes));
           const bool needs[2] = {((low | high) & Tile::kFirstHalf) != 0,
                                  ((low | high) & ~Tile::kFirstHalf) != 0};
           const uint32_t barrier = full + ring.stage * 8;
@@ -200,7 +203,7 @@ __device__ inline void narrow_panel_multiply(float (&sums)[Tile::kSums], uint32_
     held = -1;
   };
   for (;;) {
-    if (!ptx::mbarrier_test(full + ring.stage * 8, ring.parity)) {
+    if (!__all_sync(~0u, ptx::mbarrier_test(full + ring.stage * 8, ring.parity))) {
       /* Data is late: no stage may be held until it comes. */
       ptx::wgmma_wait<0>();
       release();
@@ -251,7 +254,7 @@ __device__ __forceinline__ void add_sums_of_cluster(const ClusterShare<Tile, kSp
                                                     float (&own)[kOwn], char* shared) {
   /* float4 [halves][octets of rows][threads] */
   constexpr int kOctets = Tile::kRows / 8;
-  constexpr int kOwnOctets = share.kRows / 8;
+  constexpr int kOwnOctets = ClusterShare<Tile, kSplit>::kRows / 8;
   float4* const partial = reinterpret_cast<float4*>(shared);
 #pragma unroll
   for (int i = 0; i < Tile::kHalves * kOctets; ++i) {
@@ -259,22 +262,9 @@ __device__ __forceinline__ void add_sums_of_cluster(const ClusterShare<Tile, kSp
                                             sums[4 * i + 3]};
   }
   ptx::cluster_sync();
-  const uint32_t source = ptx::shared_address(partial + share.row / 8 * 128 + share.thread);
-#pragma unroll
-  for (int cta = 0; cta < kSplit; ++cta) {
-    const uint32_t remote = ptx::address_in_cta(source, cta);
-#pragma unroll
-    for (int half = 0; half < Tile::kHalves; ++half) {
-#pragma unroll
-      for (int i = 0; i < kOwnOctets; ++i) {
-        const float4 v = ptx::load_float4_from_cta(remote + (half * kOctets + i) * 128 * 16);
-        const float terms[4] = {v.x, v.y, v.z, v.w};
-        float* const to = own + (half * kOwnOctets + i) * 4;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) to[j] = cta == 0 ? terms[j] : to[j] + terms[j];
-      }
-    }
-  }
+  add_over_cluster<kSplit, Tile::kHalves * kOwnOctets>(
+      own, ptx::shared_address(partial + share.row / 8 * 128 + share.thread),
+      [](int i) { return (i / kOwnOctets * kOctets + i % kOwnOctets) * 128 * 16; });
   ptx::cluster_sync(); /* nobody's sums are needed any more */
 }
 
@@ -298,7 +288,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
-  if (warp == kProducerWarp) prefetch(p.prefetch, blockIdx.x);
+  if (warp == kProducerWarp) prefetch_to_l2(p.prefetch, blockIdx.x);
   ptx::dependency_wait();
   const NarrowPanelWork work = narrow_panel_work<Tile, kSplit>(p);
   if (warp == kProducerWarp) {

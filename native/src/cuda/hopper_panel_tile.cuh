@@ -32,6 +32,7 @@ struct PanelParams {
   int64_t y_stride;
   int64_t chunk_bytes;
   int32_t pair_count;
+  int32_t panels; /* of the columns */
   int32_t entry_count;
   int32_t step_count;
   int32_t tokens;
@@ -123,7 +124,8 @@ __device__ inline PanelPlace panel_place(const PanelParams& p, int32_t tile) {
   place.pair = in_group / width;
   place.token = (first + in_group % width) * Tile::kTokens;
   place.begin = clamp(__ldg(p.pairs + place.pair), 0, p.entry_count);
-  place.end = clamp(__ldg(p.pairs + place.pair + 1), place.begin, p.entry_count);
+  place.end = clamp(__ldg(p.pairs + place.pair + 1), place.begin,
+                    min(place.begin + p.panels, p.entry_count));
   return place;
 }
 

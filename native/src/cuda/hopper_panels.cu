@@ -74,6 +74,7 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.y_stride = args.y_stride;
   p.chunk_bytes = section.layout.chunk_bytes;
   p.pair_count = static_cast<int32_t>(section.layout.pair_count);
+  p.panels = static_cast<int32_t>((info.cols - 1) / Tile::kCols + 1);
   p.entry_count = info.panel_entries;
   p.step_count = info.panel_steps;
   p.tokens = static_cast<int32_t>(args.tokens);

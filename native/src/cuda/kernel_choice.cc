@@ -8,6 +8,8 @@
 #include <iterator>
 #include <limits>
 
+#include "cuda/panels.h"
+
 namespace djlbsr::cuda {
 namespace {
 
@@ -111,18 +113,17 @@ bool few_slices(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
 
 /*
  * Whether sm80_f16_stream, whose time grows with the squares and not with the panels, is faster
- * than clusters of four or eight on so few pieces.
+ * than clusters of four or eight on so few pieces. Measured, as all numbers here, with 132
+ * multiprocessors.
  */
 bool few_squares(const djlbsr_info& info, int64_t pieces) {
-  const double density = static_cast<double>(info.nnzb * info.block_rows * info.block_cols) /
-                         static_cast<double>(info.rows * info.cols);
-  return pieces <= 64 && density < (info.panel_block == 32 && pieces > 12 ? 0.3 : 0.07);
+  return pieces <= 64 && stored_share(info) < (info.panel_block == 32 && pieces > 12 ? 0.3 : 0.07);
 }
 
 /*
- * How many CTAs shall share a piece: so many that nearly all multiprocessors have work and each has
- * three panels or more, or two where pieces are few and long. 0 where the persistent kernel is
- * faster for so many pieces, or sm80_f16_stream for so few tokens.
+ * How many CTAs shall share a piece: as many as kMostPanelCtas allow while each has three panels or
+ * more. 0 where sm80_f16_stream is faster (few tokens, or few squares), or the persistent kernel,
+ * which wants many pieces and more than 64 tokens.
  */
 int panel_split(const djlbsr_info& info, const djlbsr_linear_args& args) {
   if (args.tokens <= 32) return 0;
@@ -133,8 +134,9 @@ int panel_split(const djlbsr_info& info, const djlbsr_linear_args& args) {
       return split >= 4 && few_squares(info, pieces) ? 0 : split;
     }
   }
-  if (pieces <= 264 && panels >= 48) return 2;
-  return pieces <= 400 ? 1 : 0;
+  /* Long pieces gain by twice the tokens in two CTAs each. */
+  if (args.tokens > 64 && pieces <= 264 && panels >= 48) return 2;
+  return args.tokens <= 64 || pieces <= 400 ? 1 : 0;
 }
 
 template <int kSplit>
@@ -153,7 +155,7 @@ bool enough_tiles(const djlbsr_info& info, const djlbsr_linear_args& args, int) 
 bool enough_panel_tiles(const djlbsr_info& info, const djlbsr_linear_args& args,
                         int compute_capability) {
   if (info.panel_block != 64) return enough_tiles<768, 32>(info, args, compute_capability);
-  return ((info.rows - 1) / 384 + 1) * ((args.tokens - 1) / 256 + 1) >= 512;
+  return args.tokens > 64 && ((info.rows - 1) / 384 + 1) * ((args.tokens - 1) / 256 + 1) >= 512;
 }
 
 /*

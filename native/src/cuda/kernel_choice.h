@@ -35,7 +35,7 @@ enum class Kernel {
 /* Pieces of 128 rows x 64 tokens that hopper_panel_narrow_kernel.cuh cuts a call into. */
 int64_t panel_pieces(const djlbsr_info& info, const djlbsr_linear_args& args);
 
-/* So many of its CTAs run at the same time. */
+/* As many of its CTAs as paid: 43 clusters of 8. */
 constexpr int64_t kMostPanelCtas = 344;
 
 const char* kernel_name(Kernel kernel);

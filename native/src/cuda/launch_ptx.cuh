@@ -40,9 +40,11 @@ constexpr uint32_t prefetch_bytes(int64_t all, int64_t structure) {
  * What the kernels for more tokens ask for, few of them (128) and of a small weight: there it saves
  * 0.3 us of 4 to 8. Beside the ring of a larger one it costs up to 1 us.
  */
-inline L2Prefetch prefetch_of_few_tokens(const char* begin, int64_t bytes, int64_t tokens) {
+inline L2Prefetch prefetch_of_few_tokens(const char* begin, int64_t bytes, int64_t tokens,
+                                         int64_t ctas) {
   if (tokens > 128 || bytes > 4 << 20) return {};
-  return {begin, static_cast<uint32_t>(bytes / 16 * 16), static_cast<uint32_t>(kPrefetchingCtas)};
+  return {begin, static_cast<uint32_t>(bytes / 16 * 16),
+          static_cast<uint32_t>(ctas < kPrefetchingCtas ? ctas : kPrefetchingCtas)};
 }
 
 namespace ptx {
@@ -71,7 +73,7 @@ __device__ inline void prefetch_l2(const void* address, uint32_t bytes) {
 }  // namespace ptx
 
 /* One warp of every CTA, before dependency_wait. */
-__device__ inline void prefetch(const L2Prefetch& p, uint32_t cta) {
+__device__ inline void prefetch_to_l2(const L2Prefetch& p, uint32_t cta) {
   constexpr uint32_t kPiece = 4096;
   if (cta >= p.ctas) return;
   const uint32_t lane = threadIdx.x % 32;

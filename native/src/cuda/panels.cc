@@ -117,11 +117,11 @@ PanelLayout panel_layout(const djlbsr_info& info) {
   layout.squares = square_count(info, info.panel_block);
   layout.chunk_bytes =
       int64_t{info.panel_steps} * shape.header_bytes() + layout.squares * shape.slot_bytes();
-  layout.entries = align((layout.pair_count + 1) * 4);
+  layout.pairs = align(layout.squares * sizeof(PanelSource));
+  layout.entries = align(layout.pairs + (layout.pair_count + 1) * 4);
   layout.tiles = align(layout.entries + (int64_t{info.panel_entries} + 1) * sizeof(PanelEntry));
   layout.steps = align(layout.tiles + 2 * layout.pair_count * sizeof(PanelTileSteps));
-  layout.sources = align(layout.steps + int64_t{info.panel_steps} * sizeof(PanelStep));
-  layout.chunks = align(layout.sources + layout.squares * sizeof(PanelSource));
+  layout.chunks = align(layout.steps + int64_t{info.panel_steps} * sizeof(PanelStep));
   layout.bytes = layout.chunks + layout.chunk_bytes;
   return layout;
 }
@@ -129,8 +129,7 @@ PanelLayout panel_layout(const djlbsr_info& info) {
 PanelShape panel_shape(const djlbsr_info& info) {
   if (info.device != DJLBSR_CUDA || info.nnzb == 0) return {};
   if (info.dtype != DJLBSR_FLOAT16 && info.dtype != DJLBSR_BFLOAT16) return {};
-  const double density = static_cast<double>(info.nnzb * info.block_rows * info.block_cols) /
-                         static_cast<double>(info.rows * info.cols);
+  const double density = stored_share(info);
   const auto divides = [&](int32_t side) {
     return info.block_rows % side == 0 && info.block_cols % side == 0;
   };

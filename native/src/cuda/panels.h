@@ -90,11 +90,11 @@ struct PanelSource {
 
 /* Where its parts lie, in bytes from its start. */
 struct PanelLayout {
+  int64_t sources; /* PanelSource [squares]; all that follows is read in calls */
   int64_t pairs;   /* int32 [pair count + 1]: first entry of a pair */
   int64_t entries; /* PanelEntry [entries + 1] */
   int64_t tiles;   /* PanelTileSteps [2 * pair count] */
   int64_t steps;   /* PanelStep [steps] */
-  int64_t sources; /* PanelSource [squares] */
   int64_t chunks;
   int64_t bytes;
 
@@ -102,6 +102,12 @@ struct PanelLayout {
   int64_t squares;
   int64_t chunk_bytes; /* of all chunks */
 };
+
+/* The stored share of a weight's elements. */
+inline double stored_share(const djlbsr_info& info) {
+  return static_cast<double>(info.nnzb * info.block_rows * info.block_cols) /
+         static_cast<double>(info.rows * info.cols);
+}
 
 /* All 0 where info has no panel copy. */
 PanelLayout panel_layout(const djlbsr_info& info);

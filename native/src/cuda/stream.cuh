@@ -50,7 +50,7 @@ __device__ inline int32_t stream_block_row(const StreamParams& p, int slice_in_c
 /* While the kernel ahead still runs. */
 __device__ inline void prefetch_weight(const StreamParams& p) {
   if (threadIdx.x >= kWarp) return;
-  prefetch(p.prefetch, (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x);
+  prefetch_to_l2(p.prefetch, (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x);
 }
 
 template <int kRows>

@@ -101,15 +101,25 @@ inline djlbsr::cuda::Kernel served_by(const CudaPacked& packed, const djlbsr_lin
   return djlbsr::cuda::kernel_choice(packed.info, args, capability, forced_kernel());
 }
 
-/* Fills packed with junk, applies it, and leaves it to the sanitizer and the clock to object. */
+/*
+ * Fills packed with junk, or parts of it, so that what leads to them is intact; applies it, and
+ * leaves it to the sanitizer and the clock to object.
+ */
 inline void apply_altered_bytes(Rng& rng, const CudaPacked& packed,
                                 const djlbsr_linear_args& args) {
-  std::vector<char> junk(static_cast<size_t>(packed.info.packed_bytes));
+  const auto bytes = static_cast<int64_t>(packed.info.packed_bytes);
+  std::vector<char> original(static_cast<size_t>(bytes));
+  packed.bytes->read(original.data());
   const DeviceBytes values(
       Array(packed.info.dtype, packed.info.nnzb * packed.info.block_rows * packed.info.block_cols));
-  for (int round = 0; round < 3; ++round) {
-    for (char& byte : junk) {
-      byte = static_cast<char>(round == 0 ? 0x7f : round == 1 ? 0xff : uniform(rng, 0, 255));
+  for (int round = 0; round < 18; ++round) {
+    std::vector<char> junk = original;
+    const int64_t begin = round < 3 ? 0 : uniform(rng, 0, bytes / 4 - 1) * 4;
+    const int64_t end = round < 3 ? bytes : uniform(rng, begin / 4 + 1, bytes / 4) * 4;
+    for (int64_t i = begin; i < end; ++i) {
+      junk[static_cast<size_t>(i)] = static_cast<char>(round % 3 == 0   ? 0x7f
+                                                       : round % 3 == 1 ? 0xff
+                                                                        : uniform(rng, 0, 255));
     }
     CUDA(cudaMemcpy(packed.bytes->get(), junk.data(), junk.size(), cudaMemcpyHostToDevice));
     run(packed, args);
@@ -164,14 +174,14 @@ inline void check_deterministic(Rng& rng, const Matrix& m, int64_t tokens,
   }
 }
 
-/* error_bound, and what a GPU's GELU for 16-bit results adds (activation.cuh). */
+/* error_bound, and what a GPU's GELU for 16-bit results adds (djlbsr_activation in djlbsr.h). */
 inline double device_error_bound(double z, double magnitude, int64_t terms, int32_t activation,
                                  int32_t dtype) {
-  const bool fast = dtype != DJLBSR_FLOAT32 &&
-                    (activation == DJLBSR_GELU || activation == DJLBSR_GELU_TANH);
+  const bool fast =
+      dtype != DJLBSR_FLOAT32 && (activation == DJLBSR_GELU || activation == DJLBSR_GELU_TANH);
   const double y = std::fabs(activate(z, activation));
   return error_bound(z, magnitude, terms, activation, dtype) +
-         (fast ? std::ldexp(y, -14) + std::ldexp(1.0, -26) : 0.0);
+         (fast ? std::ldexp(y, dtype == DJLBSR_FLOAT16 ? -13 : -11) + std::ldexp(1.0, -26) : 0.0);
 }
 
 struct Case {

@@ -7,6 +7,7 @@
  * `test_hopper quick` runs a part that compute-sanitizer gets through in a minute.
  */
 #include "device_support.h"
+#include "overlapped.h"
 
 using namespace test;
 using djlbsr::cuda::Kernel;
@@ -24,7 +25,7 @@ int64_t served_cases = 0;
 bool served_by_hopper(const CudaPacked& packed, const djlbsr_linear_args& args) {
   const Kernel kernel = served_by(packed, args);
   const bool served = std::strncmp(djlbsr::cuda::kernel_name(kernel), "hopper_", 7) == 0;
-  served_cases += served;
+  served_cases += forced_kernel() ? kernel == *forced_kernel() : served;
   return served;
 }
 
@@ -130,14 +131,15 @@ void integers() {
 
 /*
  * Long block-rows of small squares: panels with more squares than a stage of hopper_panels_narrow
- * has slots, clusters of each size, pieces of 128 tokens, and rows that are no multiple of 128.
+ * has slots, all sizes of cluster and none, pieces of 128 tokens, rows that are no multiple of 128.
  */
 void narrow_panels() {
   Rng rng(128);
   const struct {
     int64_t rows, tokens;
     double density;
-  } cases[] = {{400, 48, 0.9}, {2000, 130, 0.1}, {4096, 130, 0.1}, {4096, 512, 0.1}};
+  } cases[] = {
+      {400, 48, 0.9}, {2000, 130, 0.35}, {4096, 130, 0.1}, {4096, 512, 0.1}, {4096, 600, 0.1}};
   for (int32_t dtype : {DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
     for (int64_t side : {16, 32}) {
       for (const auto& c : cases) {
@@ -159,20 +161,27 @@ void deterministic() {
                           DJLBSR_SILU);
     }
   }
+  /* Pieces of 128 tokens, and of 64 with either number of stages, by the same kernel. */
+  for (int64_t side : {16, 32}) {
+    const Matrix m(rng, 4096 / side, 6400 / side, side, side, DJLBSR_FLOAT16, "random", 0.35);
+    check_deterministic(rng, m, 512, {33, 64, 130, 200, 300, 512}, 0, DJLBSR_NONE);
+  }
 }
 
 /* Nothing may hang either. */
 void altered_packed_bytes() {
   Rng rng(23);
   for (const auto& block : kBlocks) {
-    const int64_t tokens = 70;
-    const Matrix m(rng, 3, 5, block[0], block[1], DJLBSR_FLOAT16, "full");
-    const CudaPacked packed(m);
-    const DeviceBytes x(Array(m.dtype, tokens * m.cols));
-    const DeviceBytes y(Array(m.dtype, tokens * m.rows));
-    const djlbsr_linear_args args = arguments(m, x.get(), y.get(), tokens);
-    served_by_hopper(packed, args);
-    apply_altered_bytes(rng, packed, args);
+    for (int64_t blocks : {1, 3}) {
+      const int64_t tokens = 70;
+      const Matrix m(rng, blocks, 2 * blocks - 1, block[0], block[1], DJLBSR_FLOAT16, "full");
+      const CudaPacked packed(m);
+      const DeviceBytes x(Array(m.dtype, tokens * m.cols));
+      const DeviceBytes y(Array(m.dtype, tokens * m.rows));
+      const djlbsr_linear_args args = arguments(m, x.get(), y.get(), tokens);
+      served_by_hopper(packed, args);
+      apply_altered_bytes(rng, packed, args);
+    }
   }
 }
 

@@ -1,0 +1,36 @@
+/*
+ * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
+ */
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cuda/cuda_check.h"
+
+namespace djlbsr::cuda {
+
+/* Launches a kernel of one parameter that begins before the kernel ahead ends (launch_ptx.cuh), in
+ * clusters of so many CTAs. */
+inline void launch_overlapped(const void* kernel, int64_t ctas, int cluster, int threads,
+                              int shared_bytes, void* stream, void* parameter) {
+  DJLBSR_CUDA(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(ctas));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = attributes;
+  config.numAttrs = cluster == 1 ? 1 : 2; /* a cluster of one costs time */
+  void* arguments[] = {parameter};
+  DJLBSR_CUDA(cudaLaunchKernelExC(&config, kernel, arguments));
+}
+
+}  // namespace djlbsr::cuda
