@@ -21,7 +21,7 @@ void store_slab(const Job<T>& job, const float* sums, int64_t lanes, int64_t tok
   job.load_bias(row, rows, bias);
   for (int64_t t = 0; t < tokens; t += kLanes) {
     for (int64_t r = 0; r < kSlabRows; r += kLanes) {
-      Vec::transpose(sums + r * lanes + t, lanes, z + r, kSlabRows);
+      Vec::transpose([&](int i) { return sums + (r + i) * lanes + t; }, z + r, kSlabRows);
     }
     for (int64_t a = 0; a < min_of(kLanes, tokens - t); ++a) {
       job.store(z + a * kSlabRows, bias, token + t + a, row, rows);
