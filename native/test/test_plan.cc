@@ -54,9 +54,12 @@ void kernels() {
   const Choice vectors[] = {
       {4, 4, 64, Algorithm::kTokensInLanes},
       {2, 2, 512, Algorithm::kTokensInLanes},
+      {8, 8, 64, Algorithm::kTokensInLanes},
+      {32, 32, 512, Algorithm::kRowsInLanes},
   };
   const Choice avx512[] = {
-      {8, 8, 64, Algorithm::kTokensInLanes},
+      {16, 16, 64, Algorithm::kTokensInLanes},
+      {16, 16, 16, Algorithm::kRowsInLanes},
       {64, 64, 512, Algorithm::kRowsInLanes},
   };
   const auto expect = [](const Choice& c) {

@@ -21,26 +21,36 @@ inline int64_t row_lanes(const Weight& w) {
   return w.block_rows <= RowVec::kLanes ? RowVec::kLanes : Vec::kLanes;
 }
 
+/* Whether rows in lanes reads copies of x; of very many columns they would not stay in a cache. */
+inline bool copies_rows(const Weight& w, int64_t tokens) {
+  return tokens > kMostRowsOfX && 4 * tile_floats(8, w.cols) <= 2 * kPanelBytes;
+}
+
 /*
  * Whether tokens in lanes is the faster kernel. Costs are in vector operations a token: the stored
  * elements over the busy lanes, and what it takes to transpose each column.
  */
 inline bool prefer_tokens_in_lanes(const Weight& w, int64_t tokens) {
-  /* Full vectors of rows: measured faster at any number of tokens, less x is read. */
-  if (Vec::kLanes >= 8 && w.block_rows % 16 == 0) return false;
+  /* Two full vectors of rows: measured faster at any number of tokens, less x is read. */
+  if (Vec::kLanes >= 8 && w.block_rows % 16 == 0 && w.block_rows > Vec::kLanes) return false;
   /* Where a lane is a column: measured. */
   constexpr double kByFourLanes = Vec::kLanes == 16 ? 7.0 : 0.75 * Vec::kLanes;
   const double elements =
       static_cast<double>(w.nnzb * w.block_rows) * static_cast<double>(w.block_cols);
+  const double transposing = kTransposeCost * static_cast<double>(w.cols);
   const bool by_four = w.block_rows == 1 && w.block_cols % 4 == 0;
-  const double rows_cost = elements / (by_four ? kByFourLanes
-                                               : static_cast<double>(row_lanes(w)) *
-                                                     lane_use(w.block_rows, row_lanes(w)));
+  double rows_cost = elements / (by_four ? kByFourLanes
+                                         : static_cast<double>(row_lanes(w)) *
+                                               lane_use(w.block_rows, row_lanes(w)));
+  /* One vector of rows takes a load for each multiply-add and more, two of tokens about half of
+     one: measured, as is what a block costs. */
+  if (w.block_rows <= Vec::kLanes && tokens > Vec::kLanes) {
+    rows_cost *= 1.17 + 0.25 / static_cast<double>(w.block_cols);
+  }
+  if (copies_rows(w, tokens)) rows_cost += transposing / Vec::kLanes;
   const int64_t step = w.block_rows == 1 ? kSingleTokens : Vec::kLanes;
   const double token_lanes = static_cast<double>(Vec::kLanes) * lane_use(tokens, step);
-  const double tokens_cost =
-      (elements + kTransposeCost * static_cast<double>(w.cols)) / token_lanes;
-  return tokens_cost < rows_cost;
+  return (elements + transposing) / token_lanes < rows_cost;
 }
 
 /*
