@@ -36,12 +36,12 @@ class SingleRows {
         slab_(job.scratch),
         sums_(slab_ + columns_ * kSingleTokens),
         items_(reinterpret_cast<Item*>(sums_ + kGroupRows * kSingleTokens)),
-        ends_(reinterpret_cast<int32_t*>(items_ + capacity(w_))) {}
+        ends_(reinterpret_cast<int32_t*>(items_ + capacity(w_) + kAhead)) {}
 
   static size_t scratch_bytes(const Weight& w) {
     const int64_t columns = slab_columns(w);
     return static_cast<size_t>(columns * kSingleTokens + kGroupRows * kSingleTokens) * 4 +
-           static_cast<size_t>(capacity(w)) * sizeof(Item) +
+           static_cast<size_t>(capacity(w) + kAhead) * sizeof(Item) +
            static_cast<size_t>(div_up(w.cols, columns)) * sizeof(int32_t);
   }
 
@@ -75,37 +75,54 @@ class SingleRows {
     list_blocks(row, rows);
     for (int64_t token = 0; token < job_.tokens(); token += kSingleTokens) {
       const int64_t tokens = min_of(kSingleTokens, job_.tokens() - token);
-      const T* x =
-          static_cast<const T*>(job_.args.x) + (job_.task.token_begin + token) * job_.args.x_stride;
-      for (int64_t i = 0; i < round_up(rows, kSlabRows) * kSingleTokens; ++i) sums_[i] = 0.0f;
-      for (int64_t s = 0; s < slabs_; ++s) {
-        const int64_t first = s * columns_;
-        transpose_tokens<Vec>(x + first, job_.args.x_stride, min_of(columns_, w_.cols - first),
-                              tokens, slab_, kSingleTokens);
-        const Item* items = items_ + (s > 0 ? ends_[s - 1] : 0);
-        if (w_.block_cols % 4 == 0) {
-          add_blocks<true>(items, items_ + ends_[s]);
-        } else {
-          add_blocks<false>(items, items_ + ends_[s]);
-        }
-      }
-      for (int64_t r = 0; r < rows; r += kSlabRows) {
-        store_slab(job_, sums_ + r * kSingleTokens, kSingleTokens, token, tokens, row + r,
-                   min_of(kSlabRows, rows - r));
-      }
+      add_tokens<kSingleVectors>(row, rows, token, tokens);
     }
   }
 
-  template <bool kByFour>
-  ALWAYS_INLINE void add_blocks(const Item* item, const Item* end) {
-    for (; item < end; ++item) {
-      __builtin_prefetch(job_.block(item[min_of(kAhead, end - item - 1)].block));
-      const T* w = job_.block(item->block);
-      const float* x = slab_ + item->column * kSingleTokens;
-      if constexpr (kByFour) {
-        add_block_by_four(w, x, sums_ + item->row * kSingleTokens);
+  /* Some tokens, which fill at most kVectors vectors, by a group of rows. */
+  template <int kVectors>
+  void add_tokens(int64_t row, int64_t rows, int64_t token, int64_t tokens) {
+    constexpr int64_t kTokens = kVectors * Vec::kLanes;
+    if constexpr (kVectors > 1) {
+      if (tokens <= kTokens - Vec::kLanes) {
+        return add_tokens<kVectors - 1>(row, rows, token, tokens);
+      }
+    }
+    const T* x = job_.x_at(token);
+    for (int64_t i = 0; i < round_up(rows, kSlabRows) * kTokens; ++i) sums_[i] = 0.0f;
+    for (int64_t s = 0; s < slabs_; ++s) {
+      const int64_t first = s * columns_;
+      transpose_tokens<Vec>(x + first, job_.args.x_stride, min_of(columns_, w_.cols - first),
+                            tokens, slab_, kTokens);
+      const Item* items = items_ + (s > 0 ? ends_[s - 1] : 0);
+      if (w_.block_cols % 4 == 0) {
+        add_blocks<kVectors, true>(items, items_ + ends_[s]);
       } else {
-        add_block(w, x, sums_ + item->row * kSingleTokens);
+        add_blocks<kVectors, false>(items, items_ + ends_[s]);
+      }
+    }
+    for (int64_t r = 0; r < rows; r += kSlabRows) {
+      store_slab(job_, sums_ + r * kTokens, kTokens, token, tokens, row + r,
+                 min_of(kSlabRows, rows - r));
+    }
+  }
+
+  template <int kVectors, bool kByFour>
+  NOINLINE void add_blocks(const Item* item, const Item* end) {
+    constexpr int64_t kTokens = kVectors * Vec::kLanes;
+    /* Copies: the compiler takes stores of sums for changes of whatever it reads by pointer. */
+    const T* const values = static_cast<const T*>(w_.values);
+    const float* const slab = slab_;
+    float* const sums = sums_;
+    const int64_t columns = w_.block_cols;
+    for (; item < end; ++item) {
+      __builtin_prefetch(values + item[kAhead].block * columns);
+      const T* w = values + item->block * columns;
+      const float* x = slab + item->column * kTokens;
+      if constexpr (kByFour) {
+        add_block_by_four<kVectors>(w, x, columns, sums + item->row * kTokens);
+      } else {
+        add_block<kVectors>(w, x, columns, sums + item->row * kTokens);
       }
     }
   }
@@ -113,68 +130,76 @@ class SingleRows {
   /* Counting sort: the items of slab s end before ends_[s], those of a row keep their order. */
   void list_blocks(int64_t row, int64_t rows) {
     for (int64_t s = 0; s < slabs_; ++s) ends_[s] = 0;
+    /* Exact for whatever is less than 2^31, and faster than a division. */
+    const double slabs_a_column = 1.0 / static_cast<double>(columns_);
     const auto for_blocks = [&](auto work) {
       for (int64_t r = 0; r < rows; ++r) {
         const Blocks blocks = blocks_of(w_, row + r);
         for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-          const auto column = static_cast<uint32_t>(job_.column(b));
-          work(r, b, column, column / static_cast<uint32_t>(columns_));
+          const auto column = static_cast<int32_t>(job_.column(b));
+          work(r, b, column, static_cast<int32_t>((column + 0.5) * slabs_a_column));
         }
       }
     };
-    for_blocks([&](int64_t, int64_t, uint32_t, uint32_t slab) { ++ends_[slab]; });
+    for_blocks([&](int64_t, int64_t, int32_t, int32_t slab) { ++ends_[slab]; });
     int32_t begin = 0;
     for (int64_t s = 0; s < slabs_; ++s) {
       const int32_t count = ends_[s];
       ends_[s] = begin;
       begin += count;
     }
-    const auto most = static_cast<uint32_t>(columns_ - w_.block_cols);
-    for_blocks([&](int64_t r, int64_t b, uint32_t column, uint32_t slab) {
+    const auto most = static_cast<int32_t>(columns_ - w_.block_cols);
+    const auto columns = static_cast<int32_t>(columns_);
+    for_blocks([&](int64_t r, int64_t b, int32_t column, int32_t slab) {
       /* In an altered weight a block may reach beyond its slab. */
-      const uint32_t at = column - slab * static_cast<uint32_t>(columns_);
+      const int32_t at = column - slab * columns;
       items_[ends_[slab]++] = {static_cast<int32_t>(b), static_cast<int32_t>(r),
-                               static_cast<int32_t>(at < most ? at : most)};
+                               at < most ? at : most};
     });
+    for (int64_t i = 0; i < kAhead; ++i) items_[begin + i] = {};
   }
 
-  ALWAYS_INLINE void add_block(const T* w, const float* x, float* sums) {
-    Vec sum[kSingleVectors];
+  template <int kVectors>
+  static ALWAYS_INLINE void add_block(const T* w, const float* x, int64_t columns, float* sums) {
+    Vec sum[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kSingleVectors; ++v) sum[v] = Vec::load(sums + v * Vec::kLanes);
-    for (int64_t k = 0; k < w_.block_cols; ++k, x += kSingleTokens) {
+    for (int v = 0; v < kVectors; ++v) sum[v] = Vec::load(sums + v * Vec::kLanes);
+    for (int64_t k = 0; k < columns; ++k, x += kVectors * Vec::kLanes) {
       const Vec wv = Vec::broadcast(w + k);
 #pragma GCC unroll 8
-      for (int v = 0; v < kSingleVectors; ++v) {
+      for (int v = 0; v < kVectors; ++v) {
         sum[v] = Vec::fma(wv, Vec::load(x + v * Vec::kLanes), sum[v]);
       }
     }
 #pragma GCC unroll 8
-    for (int v = 0; v < kSingleVectors; ++v) sum[v].store(sums + v * Vec::kLanes);
+    for (int v = 0; v < kVectors; ++v) sum[v].store(sums + v * Vec::kLanes);
   }
 
-  ALWAYS_INLINE void add_block_by_four(const T* w, const float* x, float* sums) {
-    Vec chain[4][kSingleVectors];
+  template <int kVectors>
+  static ALWAYS_INLINE void add_block_by_four(const T* w, const float* x, int64_t columns,
+                                              float* sums) {
+    constexpr int64_t kTokens = kVectors * Vec::kLanes;
+    Vec chain[4][kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j, ++w, x += kSingleTokens) {
+    for (int j = 0; j < 4; ++j, ++w, x += kTokens) {
       const Vec wv = Vec::broadcast(w);
 #pragma GCC unroll 8
-      for (int v = 0; v < kSingleVectors; ++v) {
+      for (int v = 0; v < kVectors; ++v) {
         chain[j][v] = Vec::mul(wv, Vec::load(x + v * Vec::kLanes));
       }
     }
-    for (int64_t k = 4; k < w_.block_cols; k += 4) {
+    for (int64_t k = 4; k < columns; k += 4) {
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j, ++w, x += kSingleTokens) {
+      for (int j = 0; j < 4; ++j, ++w, x += kTokens) {
         const Vec wv = Vec::broadcast(w);
 #pragma GCC unroll 8
-        for (int v = 0; v < kSingleVectors; ++v) {
+        for (int v = 0; v < kVectors; ++v) {
           chain[j][v] = Vec::fma(wv, Vec::load(x + v * Vec::kLanes), chain[j][v]);
         }
       }
     }
 #pragma GCC unroll 8
-    for (int v = 0; v < kSingleVectors; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       float* sum = sums + v * Vec::kLanes;
       const Vec block =
           Vec::add(Vec::add(chain[0][v], chain[2][v]), Vec::add(chain[1][v], chain[3][v]));
