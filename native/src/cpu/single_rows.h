@@ -12,7 +12,7 @@ constexpr int64_t kSingleTokens = kSingleVectors * Vec::kLanes;
 constexpr int64_t kSlabBytes = 24 << 10; /* of x, which should stay in the L1 cache */
 constexpr int64_t kGroupRows = 1024;     /* whose sums should stay in the L2 cache */
 constexpr int64_t kGroupBlocks = 32 << 10;
-constexpr int64_t kAhead = 8; /* blocks by which weights are prefetched */
+constexpr int64_t kAhead = 32; /* blocks by which weights are prefetched */
 
 /* Columns of x that are transposed at once: whole blocks. */
 inline int64_t slab_columns(const Weight& w) {
