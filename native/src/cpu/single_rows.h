@@ -64,9 +64,10 @@ class SingleRows {
  private:
   struct Item {
     int32_t block;
-    int32_t row;    /* of the group */
-    int32_t column; /* of the slab */
+    uint16_t row;    /* of the group */
+    uint16_t column; /* of the slab, which has far fewer, or only one block */
   };
+  static_assert(kGroupRows <= 1 << 16 && kSlabBytes / 4 / kSingleTokens < 1 << 16, "Item");
 
   /* One row alone may have more blocks than a group should have. */
   static int64_t capacity(const Weight& w) { return max_of(kGroupBlocks, w.block_col_count); }
@@ -128,35 +129,40 @@ class SingleRows {
   }
 
   /* Counting sort: the items of slab s end before ends_[s], those of a row keep their order. */
-  void list_blocks(int64_t row, int64_t rows) {
-    for (int64_t s = 0; s < slabs_; ++s) ends_[s] = 0;
+  NOINLINE void list_blocks(int64_t row, int64_t rows) {
+    Item* const items = items_;
+    int32_t* const ends = ends_;
+    const int32_t* const starts = w_.col_start;
+    const int64_t limit = w_.cols - w_.block_cols;
+    const int64_t columns = columns_;
     /* Exact for whatever is less than 2^31, and faster than a division. */
-    const double slabs_a_column = 1.0 / static_cast<double>(columns_);
-    const auto for_blocks = [&](auto work) {
+    const double slabs_a_column = 1.0 / static_cast<double>(columns);
+    const auto for_blocks = [&](auto work) __attribute__((always_inline)) {
       for (int64_t r = 0; r < rows; ++r) {
         const Blocks blocks = blocks_of(w_, row + r);
         for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-          const auto column = static_cast<int32_t>(job_.column(b));
-          work(r, b, column, static_cast<int32_t>((column + 0.5) * slabs_a_column));
+          const int64_t column = clamp_index(starts[b], limit);
+          const auto number = static_cast<int32_t>(column);
+          work(r, b, column, static_cast<int32_t>((number + 0.5) * slabs_a_column));
         }
       }
     };
-    for_blocks([&](int64_t, int64_t, int32_t, int32_t slab) { ++ends_[slab]; });
+    for (int64_t s = 0; s < slabs_; ++s) ends[s] = 0;
+    for_blocks([&](int64_t, int64_t, int64_t, int32_t slab) { ++ends[slab]; });
     int32_t begin = 0;
     for (int64_t s = 0; s < slabs_; ++s) {
-      const int32_t count = ends_[s];
-      ends_[s] = begin;
+      const int32_t count = ends[s];
+      ends[s] = begin;
       begin += count;
     }
-    const auto most = static_cast<int32_t>(columns_ - w_.block_cols);
-    const auto columns = static_cast<int32_t>(columns_);
-    for_blocks([&](int64_t r, int64_t b, int32_t column, int32_t slab) {
-      /* In an altered weight a block may reach beyond its slab. */
-      const int32_t at = column - slab * columns;
-      items_[ends_[slab]++] = {static_cast<int32_t>(b), static_cast<int32_t>(r),
-                               at < most ? at : most};
+    /* In an altered weight a block may reach beyond its slab. */
+    const int64_t most = columns - w_.block_cols;
+    for_blocks([&](int64_t r, int64_t b, int64_t column, int32_t slab) {
+      const int64_t at = min_of(column - slab * columns, most);
+      items[ends[slab]++] = {static_cast<int32_t>(b), static_cast<uint16_t>(r),
+                             static_cast<uint16_t>(at)};
     });
-    for (int64_t i = 0; i < kAhead; ++i) items_[begin + i] = {};
+    for (int64_t i = 0; i < kAhead; ++i) items[begin + i] = {};
   }
 
   template <int kVectors>
