@@ -4,6 +4,7 @@
 #include "cpu/schedule.h"
 
 #include <omp.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -58,6 +59,16 @@ void Scratch::shrink() {
 Scratch& thread_scratch() {
   thread_local Scratch scratch;
   return scratch;
+}
+
+void expect_writes([[maybe_unused]] void* begin, [[maybe_unused]] size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 2 << 20;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(begin) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(begin) + bytes) / kPage * kPage;
+  /* A hint: whether the system follows it changes no result. */
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
 }
 
 size_t level2_bytes() {

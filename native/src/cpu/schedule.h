@@ -35,6 +35,13 @@ constexpr size_t kKeptScratchBytes = 4 << 20;
 
 Scratch& thread_scratch();
 
+/* A y of so many bytes is fresh memory in most calls: malloc maps it anew each time. */
+constexpr size_t kFreshBytes = 32 << 20;
+
+/* Asks for large pages for memory that is about to be written: a page fault for each 4 KiB of a y
+   of 64 MiB takes as long as the products of a sparse layer. */
+void expect_writes(void* begin, size_t bytes);
+
 /* Bytes of a core's L2 cache, or a guess where the system does not tell. */
 size_t level2_bytes();
 
