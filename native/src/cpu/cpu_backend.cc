@@ -104,7 +104,7 @@ void linear(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   const int64_t parts = static_cast<int64_t>(bounds.size()) - 1;
 
   /* Neighbouring tasks have the same tokens: a thread that does a run of them copies few. */
-  TaskRuns runs(ranges * parts, threads);
+  TaskRuns runs(args.tokens, plan.task_tokens, parts, threads);
   std::atomic<bool> out_of_memory{false};
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {

@@ -96,6 +96,14 @@ inline int64_t tiles_of_task(const Weight& w, const djlbsr_linear_args& args, co
 inline Plan with_tasks(const Weight& w, const djlbsr_linear_args& args, Plan plan) {
   const int64_t tiles = tiles_of_task(w, args, plan);
   plan.task_tokens = tiles * plan.tile_tokens;
+  /* As many tasks for each thread, at the price of a smaller last tile in each of them. */
+  const int64_t threads = max_of(1, args.threads);
+  const int64_t ranges = div_up(args.tokens, plan.task_tokens);
+  const int64_t even = round_up(ranges, threads);
+  if (even > ranges && 4 * even <= 5 * ranges) {
+    const int64_t step = plan.algorithm == Algorithm::kTokensInLanes ? Vec::kLanes : 2;
+    plan.task_tokens = min_of(plan.task_tokens, round_up(div_up(args.tokens, even), step));
+  }
   plan.scratch_bytes = static_cast<size_t>(max_of(64, 4 * tiles * plan.tile_floats));
   return plan;
 }
