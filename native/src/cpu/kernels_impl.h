@@ -81,6 +81,8 @@ inline void store_row(const float* source, void* target, int64_t offset, int64_t
   if (i < count) Vec::load_partial(source + i, count - i).store_partial(to + i, count - i);
 }
 
+constexpr int64_t kRowAhead = 64; /* floats by which x is prefetched where it is transposed */
+
 /*
  * to[c][t] = x[t][c] for some columns and tokens, in rows of `lanes` floats, a multiple of
  * V::kLanes; lanes beyond the last token repeat it. A vector of tokens goes through all columns
@@ -98,6 +100,7 @@ void transpose_tokens(const T* x, int64_t x_stride, int64_t columns, int64_t tok
     int64_t c = 0;
     for (; c + kLanes <= columns; c += kLanes) {
       if constexpr (sizeof(T) == sizeof(float)) {
+        for (int i = 0; i < kLanes; ++i) __builtin_prefetch(rows[i] + c + kRowAhead);
         V::transpose([&](int i) { return rows[i] + c; }, to + c * lanes + t, lanes);
       } else {
         for (int64_t i = 0; i < kLanes; ++i) V::load(rows[i] + c).store(buffer + i * kLanes);

@@ -21,6 +21,19 @@ inline int64_t row_lanes(const Weight& w) {
   return w.block_rows <= RowVec::kLanes ? RowVec::kLanes : Vec::kLanes;
 }
 
+/*
+ * Threads that share tokens each transpose their x. Whether that, with tiles of so many tokens,
+ * takes more than an eighth of a thread's multiply-adds: narrower tiles are better then.
+ */
+inline bool transposes_too_often(const Weight& w, const djlbsr_linear_args& args, int64_t tokens) {
+  const int64_t threads = max_of(1, args.threads);
+  if (div_up(args.tokens, tokens) >= threads) return false;
+  const double work = static_cast<double>(w.nnzb * w.block_rows) *
+                      static_cast<double>(w.block_cols) * static_cast<double>(args.tokens) /
+                      static_cast<double>(threads);
+  return kTransposeCost * static_cast<double>(w.cols * tokens) > work / 8;
+}
+
 /* Whether rows in lanes reads copies of x; of very many columns they would not stay in a cache. */
 inline bool copies_rows(const Weight& w, int64_t tokens) {
   return tokens > kMostRowsOfX && 4 * tile_floats(8, w.cols) <= 2 * kPanelBytes;
@@ -30,7 +43,8 @@ inline bool copies_rows(const Weight& w, int64_t tokens) {
  * Whether tokens in lanes is the faster kernel. Costs are in vector operations a token: the stored
  * elements over the busy lanes, and what it takes to transpose each column.
  */
-inline bool prefer_tokens_in_lanes(const Weight& w, int64_t tokens) {
+inline bool prefer_tokens_in_lanes(const Weight& w, const djlbsr_linear_args& args) {
+  const int64_t tokens = args.tokens;
   /* Two full vectors of rows: measured faster at any number of tokens, less x is read. */
   if (Vec::kLanes >= 8 && w.block_rows % 16 == 0 && w.block_rows > Vec::kLanes) return false;
   /* Where a lane is a column: measured. */
@@ -44,26 +58,14 @@ inline bool prefer_tokens_in_lanes(const Weight& w, int64_t tokens) {
                                                lane_use(w.block_rows, row_lanes(w)));
   /* One vector of rows takes a load for each multiply-add and more, two of tokens about half of
      one: measured, as is what a block costs. */
-  if (w.block_rows <= Vec::kLanes && tokens > Vec::kLanes) {
+  if (w.block_rows <= Vec::kLanes && tokens > Vec::kLanes &&
+      !transposes_too_often(w, args, 2 * Vec::kLanes)) {
     rows_cost *= 1.17 + 0.25 / static_cast<double>(w.block_cols);
   }
   if (copies_rows(w, tokens)) rows_cost += transposing / Vec::kLanes;
   const int64_t step = w.block_rows == 1 ? kSingleTokens : Vec::kLanes;
   const double token_lanes = static_cast<double>(Vec::kLanes) * lane_use(tokens, step);
   return (elements + transposing) / token_lanes < rows_cost;
-}
-
-/*
- * Threads that share tokens each transpose their x. Whether that, with tiles of so many tokens,
- * takes more than an eighth of a thread's multiply-adds: narrower tiles are better then.
- */
-inline bool transposes_too_often(const Weight& w, const djlbsr_linear_args& args, int64_t tokens) {
-  const int64_t threads = max_of(1, args.threads);
-  if (div_up(args.tokens, tokens) >= threads) return false;
-  const double work = static_cast<double>(w.nnzb * w.block_rows) *
-                      static_cast<double>(w.block_cols) * static_cast<double>(args.tokens) /
-                      static_cast<double>(threads);
-  return kTransposeCost * static_cast<double>(w.cols * tokens) > work / 8;
 }
 
 /* A larger weight comes from memory, or from afar, each time that it is read. */
@@ -92,6 +94,9 @@ inline int64_t tiles_of_task(const Weight& w, const djlbsr_linear_args& args, co
   return div_up(tiles, div_up(tiles, most));
 }
 
+/* Multiply-adds of a thread in a call that is long. */
+constexpr double kLongWork = 4 << 20;
+
 /* Completes a plan whose tiles are known. */
 inline Plan with_tasks(const Weight& w, const djlbsr_linear_args& args, Plan plan) {
   const int64_t tiles = tiles_of_task(w, args, plan);
@@ -110,8 +115,12 @@ inline Plan with_tasks(const Weight& w, const djlbsr_linear_args& args, Plan pla
 
 Plan make_plan(const Weight& w, const djlbsr_linear_args& args) {
   Plan plan = {};
-  plan.tasks_per_thread = kTasksPerThread;
-  const bool tokens_in_lanes = prefer_tokens_in_lanes(w, args.tokens);
+  const double work = static_cast<double>(w.nnzb * w.block_rows) *
+                      static_cast<double>(w.block_cols) * static_cast<double>(args.tokens);
+  /* Measured on 16 cores: more tasks end more evenly, in a short call they cost more than that. */
+  const bool is_long = work > kLongWork * static_cast<double>(args.threads);
+  plan.tasks_per_thread = is_long ? 2 * kTasksPerThread : kTasksPerThread;
+  const bool tokens_in_lanes = prefer_tokens_in_lanes(w, args);
   if (w.block_rows == 1 && tokens_in_lanes) {
     plan.algorithm = Algorithm::kSingleRows;
     plan.tile_tokens = kSingleTokens;

@@ -135,20 +135,20 @@ class SingleRows {
     const int32_t* const starts = w_.col_start;
     const int64_t limit = w_.cols - w_.block_cols;
     const int64_t columns = columns_;
-    /* Exact for whatever is less than 2^31, and faster than a division. */
-    const double slabs_a_column = 1.0 / static_cast<double>(columns);
+    /* A division by columns, exact for whatever is less than 2^32. */
+    __extension__ typedef unsigned __int128 Product;
+    const uint64_t inverse = ~uint64_t{0} / static_cast<uint64_t>(columns) + 1;
     const auto for_blocks = [&](auto work) __attribute__((always_inline)) {
       for (int64_t r = 0; r < rows; ++r) {
         const Blocks blocks = blocks_of(w_, row + r);
         for (int64_t b = blocks.begin; b < blocks.end; ++b) {
           const int64_t column = clamp_index(starts[b], limit);
-          const auto number = static_cast<int32_t>(column);
-          work(r, b, column, static_cast<int32_t>((number + 0.5) * slabs_a_column));
+          work(r, b, column, static_cast<int64_t>(static_cast<Product>(column) * inverse >> 64));
         }
       }
     };
     for (int64_t s = 0; s < slabs_; ++s) ends[s] = 0;
-    for_blocks([&](int64_t, int64_t, int64_t, int32_t slab) { ++ends[slab]; });
+    for_blocks([&](int64_t, int64_t, int64_t, int64_t slab) { ++ends[slab]; });
     int32_t begin = 0;
     for (int64_t s = 0; s < slabs_; ++s) {
       const int32_t count = ends[s];
@@ -157,7 +157,7 @@ class SingleRows {
     }
     /* In an altered weight a block may reach beyond its slab. */
     const int64_t most = columns - w_.block_cols;
-    for_blocks([&](int64_t r, int64_t b, int64_t column, int32_t slab) {
+    for_blocks([&](int64_t r, int64_t b, int64_t column, int64_t slab) {
       const int64_t at = min_of(column - slab * columns, most);
       items[ends[slab]++] = {static_cast<int32_t>(b), static_cast<uint16_t>(r),
                              static_cast<uint16_t>(at)};
