@@ -72,44 +72,56 @@ inline bool prefer_tokens_in_lanes(const Weight& w, const djlbsr_linear_args& ar
 constexpr int64_t kCachedWeightBytes = 12 << 20;
 constexpr int64_t kMostTaskBytes = 2 << 20; /* of x */
 
-/* The tiles of a task, with copies of x of so many bytes each. */
-inline int64_t tiles_of_task(const Weight& w, const djlbsr_linear_args& args, const Plan& plan) {
-  const int64_t tile_bytes = 4 * max_of(1, plan.tile_floats);
+/* The tiles whose copies of x stay in the L2 cache and are kept for the next call. */
+inline int64_t cached_tiles(const Plan& plan) {
+  const auto cached =
+      min_of(static_cast<int64_t>(level2_bytes()) / 2, static_cast<int64_t>(kKeptScratchBytes) / 2);
+  return max_of(1, min_of(cached / (4 * max_of(1, plan.tile_floats)), kMostTilesOfTask));
+}
+
+/* The tiles of a task of a weight that is read from afar: many tokens for each time that it is
+   read; their x may come from the L3 cache. No thread may be left without a task, which is a
+   block-row of such tokens at least. */
+inline int64_t distant_tiles(const Weight& w, const djlbsr_linear_args& args, const Plan& plan) {
   const int64_t tiles = div_up(args.tokens, plan.tile_tokens);
-  const int64_t weight_bytes =
-      w.nnzb * w.block_rows * w.block_cols * static_cast<int64_t>(dtype_size(w.dtype));
-  int64_t most;
-  if (plan.algorithm == Algorithm::kRowsInLanes && weight_bytes > kCachedWeightBytes) {
-    /* Many tokens for each time that the weight is read; their x may come from the L3 cache. No
-     * thread may be left without a task, which is a block-row of such tokens at least. */
-    most = min_of(kMostTaskBytes / tile_bytes, tiles * w.block_row_count / max_of(1, args.threads));
-  } else {
-    /* A copy of x stays in the L2 cache and is kept for the next call; each thread copies its share
-     * alone. */
-    const auto cached = min_of(static_cast<int64_t>(level2_bytes()) / 2,
-                               static_cast<int64_t>(kKeptScratchBytes) / 2);
-    most = min_of(cached / tile_bytes, tiles / max_of(1, args.threads));
-  }
-  most = max_of(1, min_of(most, kMostTilesOfTask));
-  return div_up(tiles, div_up(tiles, most));
+  const int64_t most = min_of(kMostTaskBytes / (4 * max_of(1, plan.tile_floats)),
+                              tiles * w.block_row_count / max_of(1, args.threads));
+  return max_of(1, min_of(most, kMostTilesOfTask));
 }
 
 /* Multiply-adds of a thread in a call that is long. */
 constexpr double kLongWork = 4 << 20;
 
+/* From so many vectors of tokens on a thread has tokens of its own: with AVX2 two are a much slower
+   tile than three. */
+constexpr int64_t kOwnVectors = Vec::kLanes == 16 ? 2 : 2 * kMaxTokenVectors;
+
 /* Completes a plan whose tiles are known. */
 inline Plan with_tasks(const Weight& w, const djlbsr_linear_args& args, Plan plan) {
-  const int64_t tiles = tiles_of_task(w, args, plan);
-  plan.task_tokens = tiles * plan.tile_tokens;
-  /* As many tasks for each thread, at the price of a smaller last tile in each of them. */
+  const bool by_tokens = plan.algorithm == Algorithm::kTokensInLanes;
+  const bool distant =
+      plan.algorithm == Algorithm::kRowsInLanes &&
+      w.nnzb * w.block_rows * w.block_cols * static_cast<int64_t>(dtype_size(w.dtype)) >
+          kCachedWeightBytes;
   const int64_t threads = max_of(1, args.threads);
-  const int64_t ranges = div_up(args.tokens, plan.task_tokens);
-  const int64_t even = round_up(ranges, threads);
-  if (even > ranges && 4 * even <= 5 * ranges) {
-    const int64_t step = plan.algorithm == Algorithm::kTokensInLanes ? Vec::kLanes : 2;
-    plan.task_tokens = min_of(plan.task_tokens, round_up(div_up(args.tokens, even), step));
+  const int64_t tiles = div_up(args.tokens, plan.tile_tokens);
+  const int64_t share = div_up(args.tokens, threads);
+  if (!distant && share >= (by_tokens ? kOwnVectors * Vec::kLanes : kTileTokens)) {
+    /* Each thread has tokens of its own, whose x no other transposes. */
+    const int64_t ranges = div_up(share, cached_tiles(plan) * plan.tile_tokens);
+    const int64_t step = by_tokens                         ? Vec::kLanes
+                         : plan.tile_tokens > kMostRowsOfX ? 2
+                                                           : plan.tile_tokens;
+    plan.task_tokens = round_up(div_up(share, ranges), step);
+    const int64_t own = div_up(plan.task_tokens, plan.tile_tokens);
+    plan.tile_tokens = round_up(div_up(plan.task_tokens, own), step);
+  } else {
+    const int64_t most = distant ? distant_tiles(w, args, plan)
+                                 : max_of(1, min_of(cached_tiles(plan), tiles / threads));
+    plan.task_tokens = div_up(tiles, div_up(tiles, most)) * plan.tile_tokens;
   }
-  plan.scratch_bytes = static_cast<size_t>(max_of(64, 4 * tiles * plan.tile_floats));
+  const int64_t copies = div_up(plan.task_tokens, plan.tile_tokens);
+  plan.scratch_bytes = static_cast<size_t>(max_of(64, 4 * copies * plan.tile_floats));
   return plan;
 }
 
