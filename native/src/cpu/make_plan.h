@@ -47,15 +47,13 @@ inline bool prefer_tokens_in_lanes(const Weight& w, const djlbsr_linear_args& ar
   const int64_t tokens = args.tokens;
   /* Two full vectors of rows: measured faster at any number of tokens, less x is read. */
   if (Vec::kLanes >= 8 && w.block_rows % 16 == 0 && w.block_rows > Vec::kLanes) return false;
-  /* Where a lane is a column: measured. */
-  constexpr double kByFourLanes = Vec::kLanes == 16 ? 7.0 : 0.75 * Vec::kLanes;
   const double elements =
       static_cast<double>(w.nnzb * w.block_rows) * static_cast<double>(w.block_cols);
   const double transposing = kTransposeCost * static_cast<double>(w.cols);
-  const bool by_four = w.block_rows == 1 && w.block_cols % 4 == 0;
-  double rows_cost = elements / (by_four ? kByFourLanes
-                                         : static_cast<double>(row_lanes(w)) *
-                                               lane_use(w.block_rows, row_lanes(w)));
+  /* Where a lane is a column: measured, with AVX2 and AVX-512 alike. */
+  if (w.block_rows == 1 && w.block_cols % 4 == 0) return tokens > 10 && elements > transposing;
+  double rows_cost =
+      elements / (static_cast<double>(row_lanes(w)) * lane_use(w.block_rows, row_lanes(w)));
   /* One vector of rows takes a load for each multiply-add and more, two of tokens about half of
      one: measured, as is what a block costs. */
   if (w.block_rows <= Vec::kLanes && tokens > Vec::kLanes &&

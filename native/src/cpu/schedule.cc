@@ -37,7 +37,7 @@ int64_t part_begin(const djlbsr_info& info, const int32_t* crow, int64_t part, i
   return low;
 }
 
-/* At least as many parts as were asked for, up to twice as many where rounds of tasks are fuller. */
+/* The parts that were asked for, up to twice as many where that makes rounds of tasks fuller. */
 int64_t part_count(int64_t panels, int threads, int tasks_per_thread) {
   if (threads == 1 || panels == 0) return 1;
   const int64_t least = std::max<int64_t>(1, (threads * tasks_per_thread + panels - 1) / panels);

@@ -103,8 +103,8 @@ struct Vec8 {
     scatter_16bit(to_bfloat16_bits(), p, count);
   }
 
-  /* to[c][r] = row_at(r)[c] for 8 x 8 floats. The halves of four rows each are put together by loads,
-     so that only two rounds of shuffles are left. */
+  /* to[c][r] = row_at(r)[c] for 8 x 8 floats. The halves of four rows each are put together by
+     loads, so that only two rounds of shuffles are left. */
   template <typename Row>
   static void transpose(Row row_at, float* to, int64_t to_stride) {
     for (int half = 0; half < 2; ++half) {
