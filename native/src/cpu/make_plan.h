@@ -104,13 +104,15 @@ inline Plan with_tasks(const Weight& w, const djlbsr_linear_args& args, Plan pla
   const int64_t threads = max_of(1, args.threads);
   const int64_t tiles = div_up(args.tokens, plan.tile_tokens);
   const int64_t share = div_up(args.tokens, threads);
-  if (!distant && share >= (by_tokens ? kOwnVectors * Vec::kLanes : kTileTokens)) {
+  if (threads > 1 && !distant && share >= (by_tokens ? kOwnVectors * Vec::kLanes : kTileTokens)) {
     /* Each thread has tokens of its own, whose x no other transposes. */
     const int64_t ranges = div_up(share, cached_tiles(plan) * plan.tile_tokens);
     const int64_t step = by_tokens                         ? Vec::kLanes
                          : plan.tile_tokens > kMostRowsOfX ? 2
                                                            : plan.tile_tokens;
     plan.task_tokens = round_up(div_up(share, ranges), step);
+    const int64_t whole = round_up(plan.task_tokens, plan.tile_tokens);
+    if (whole * ranges <= share + share / 32) plan.task_tokens = whole;
     const int64_t own = div_up(plan.task_tokens, plan.tile_tokens);
     plan.tile_tokens = round_up(div_up(plan.task_tokens, own), step);
   } else {
