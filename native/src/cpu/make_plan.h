@@ -125,6 +125,33 @@ inline Plan with_tasks(const Weight& w, const djlbsr_linear_args& args, Plan pla
   return plan;
 }
 
+/*
+ * Tokens of a task of single rows, which transposes its x and lists its blocks for itself: of one
+ * to four tiles, those with which all threads are done first. Costs are in loads: for each element
+ * one a vector of tokens and one more a tile, about 8 to transpose a vector, 20 to list a block.
+ */
+inline int64_t single_rows_tokens(const Weight& w, const djlbsr_linear_args& args) {
+  const int64_t threads = max_of(1, args.threads);
+  int64_t best = kSingleTokens;
+  double least = 0;
+  for (int64_t most = 1; most <= 4; ++most) {
+    const int64_t ranges = max_of(1, div_up(args.tokens, most * kSingleTokens));
+    const int64_t tokens = max_of(1, round_up(div_up(args.tokens, ranges), Vec::kLanes));
+    const int64_t parts = div_up(threads, ranges);
+    const auto blocks = static_cast<double>(w.nnzb) / static_cast<double>(parts);
+    const auto vectors = static_cast<double>(tokens / Vec::kLanes);
+    const auto tiles = static_cast<double>(div_up(tokens, kSingleTokens));
+    const double cost = static_cast<double>(div_up(ranges * parts, threads)) *
+                        ((vectors + tiles) * blocks * static_cast<double>(w.block_cols) +
+                         vectors * 8 * static_cast<double>(w.cols) + 20 * blocks);
+    if (most == 1 || cost < least) {
+      least = cost;
+      best = tokens;
+    }
+  }
+  return best;
+}
+
 Plan make_plan(const Weight& w, const djlbsr_linear_args& args) {
   Plan plan = {};
   const double work = static_cast<double>(w.nnzb * w.block_rows) *
@@ -136,10 +163,8 @@ Plan make_plan(const Weight& w, const djlbsr_linear_args& args) {
   if (w.block_rows == 1 && tokens_in_lanes) {
     plan.algorithm = Algorithm::kSingleRows;
     plan.tile_tokens = kSingleTokens;
-    /* Every task transposes x for itself: few, wide ones, split by tokens first. */
     plan.tasks_per_thread = 1;
-    const int64_t share = div_up(args.tokens, max_of(1, args.threads));
-    plan.task_tokens = min_of(4, div_up(share, kSingleTokens)) * kSingleTokens;
+    plan.task_tokens = single_rows_tokens(w, args);
     plan.scratch_bytes = SingleRows<float>::scratch_bytes(w);
     return plan;
   }
