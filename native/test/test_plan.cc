@@ -54,9 +54,12 @@ void kernels() {
   const Choice vectors[] = {
       {4, 4, 64, Algorithm::kTokensInLanes},
       {2, 2, 512, Algorithm::kTokensInLanes},
+      {8, 8, 64, Algorithm::kTokensInLanes},
+      {32, 32, 512, Algorithm::kRowsInLanes},
   };
   const Choice avx512[] = {
-      {8, 8, 64, Algorithm::kTokensInLanes},
+      {16, 16, 64, Algorithm::kTokensInLanes},
+      {16, 16, 16, Algorithm::kRowsInLanes},
       {64, 64, 512, Algorithm::kRowsInLanes},
   };
   const auto expect = [](const Choice& c) {
@@ -90,8 +93,10 @@ void copies() {
             const size_t most =
                 std::max<size_t>(4 << 20, static_cast<size_t>(cols + 32) * 4 *
                                               (p.algorithm == Algorithm::kTokensInLanes ? 16 : 5));
+            const int64_t tiles = (p.task_tokens + p.tile_tokens - 1) / p.tile_tokens;
             EXPECT(p.scratch_bytes >= 64 && p.scratch_bytes <= most && p.tile_tokens >= 1 &&
-                       p.task_tokens >= 1 && p.task_tokens % p.tile_tokens == 0,
+                       p.task_tokens >= 1 &&
+                       p.scratch_bytes >= static_cast<size_t>(4 * tiles * p.tile_floats),
                    "%lldx16, cols %lld tokens %lld dtype %d threads %d: %zu bytes of scratch, "
                    "tokens of a tile %lld, of a task %lld",
                    (long long)block_rows, (long long)cols, (long long)tokens, dtype, threads,

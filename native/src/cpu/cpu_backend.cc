@@ -89,6 +89,8 @@ void pack(const djlbsr_info& info, const djlbsr_matrix& matrix, void* packed) {
 }
 
 void linear(const djlbsr_info& info, const void* packed, const djlbsr_linear_args& args) {
+  const auto y_bytes = static_cast<size_t>(args.tokens * info.rows) * dtype_size(info.dtype);
+  if (y_bytes >= kFreshBytes && args.y_stride == info.rows) expect_writes(args.y, y_bytes);
   if (uses_strips(info)) return linear_strips(info, packed, args);
   const Weight w = weight_of(info, packed);
   const Kernels& kernels = kernels_for(active_isa());
@@ -102,7 +104,7 @@ void linear(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   const int64_t parts = static_cast<int64_t>(bounds.size()) - 1;
 
   /* Neighbouring tasks have the same tokens: a thread that does a run of them copies few. */
-  TaskRuns runs(ranges * parts, threads);
+  TaskRuns runs(args.tokens, plan.task_tokens, parts, threads);
   std::atomic<bool> out_of_memory{false};
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {

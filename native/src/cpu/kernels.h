@@ -38,7 +38,7 @@ struct Plan {
   int64_t tile_tokens;  /* tokens that are computed together; the last tile may have fewer */
   int64_t tile_floats;  /* of a tile's copy of x; 0 if there is none */
   int64_t row_floats;   /* where rows of x are copied: from one to the next */
-  int64_t task_tokens;  /* tokens of a task: whole tiles */
+  int64_t task_tokens;  /* tokens of a task; its last tile may have fewer */
   int tasks_per_thread; /* as part_bounds has it */
   size_t scratch_bytes; /* a thread's scratch memory, 64-byte aligned */
 };

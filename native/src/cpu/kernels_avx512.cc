@@ -68,18 +68,18 @@ struct Vec {
   }
 
   /*
-   * to[c][r] = from[r][c] for 16 x 16 floats. Each row is loaded once: rows whose distance is a
+   * to[c][r] = row_at(r)[c] for 16 x 16 floats. Each row is loaded once: rows whose distance is a
    * multiple of 4 KiB would put each other out of the L1 cache.
    */
-  static void transpose(const float* from, int64_t stride, float* to, int64_t to_stride) {
+  template <typename Row>
+  static void transpose(Row row_at, float* to, int64_t to_stride) {
     __m512 quads[16]; /* [4 * g + j]: column 4 * q + j of rows 4 * g to 4 * g + 3 in quarter q */
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
-      const float* row = from + 4 * g * stride;
-      const __m512 r0 = _mm512_loadu_ps(row);
-      const __m512 r1 = _mm512_loadu_ps(row + stride);
-      const __m512 r2 = _mm512_loadu_ps(row + 2 * stride);
-      const __m512 r3 = _mm512_loadu_ps(row + 3 * stride);
+      const __m512 r0 = _mm512_loadu_ps(row_at(4 * g));
+      const __m512 r1 = _mm512_loadu_ps(row_at(4 * g + 1));
+      const __m512 r2 = _mm512_loadu_ps(row_at(4 * g + 2));
+      const __m512 r3 = _mm512_loadu_ps(row_at(4 * g + 3));
       const __m512 a = _mm512_unpacklo_ps(r0, r1);
       const __m512 b = _mm512_unpackhi_ps(r0, r1);
       const __m512 c = _mm512_unpacklo_ps(r2, r3);

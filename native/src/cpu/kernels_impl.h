@@ -81,38 +81,34 @@ inline void store_row(const float* source, void* target, int64_t offset, int64_t
   if (i < count) Vec::load_partial(source + i, count - i).store_partial(to + i, count - i);
 }
 
+constexpr int64_t kRowAhead = 64; /* floats by which x is prefetched where it is transposed */
+
 /*
  * to[c][t] = x[t][c] for some columns and tokens, in rows of `lanes` floats, a multiple of
- * V::kLanes; lanes beyond the last token hold 0.
+ * V::kLanes; lanes beyond the last token repeat it. A vector of tokens goes through all columns
+ * before the next: more rows at once, often multiples of 4 KiB apart, would put each other out of
+ * the L1 cache before the line that was fetched ahead is read.
  */
 template <typename V, typename T>
 void transpose_tokens(const T* x, int64_t x_stride, int64_t columns, int64_t tokens, float* to,
                       int64_t lanes) {
   constexpr int64_t kLanes = V::kLanes;
-  alignas(64) float rows[kLanes * kLanes];
-  alignas(64) float turned[kLanes * kLanes];
-  for (int64_t c = 0; c < columns; c += kLanes) {
-    const int64_t width = min_of(kLanes, columns - c);
-    for (int64_t t = 0; t < lanes; t += kLanes) {
-      const int64_t count = min_of(kLanes, tokens - t);
-      float* target = to + c * lanes + t;
+  alignas(64) float buffer[kLanes * kLanes];
+  for (int64_t t = 0; t < lanes; t += kLanes) {
+    const T* rows[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) rows[i] = x + min_of(t + i, tokens - 1) * x_stride;
+    int64_t c = 0;
+    for (; c + kLanes <= columns; c += kLanes) {
       if constexpr (sizeof(T) == sizeof(float)) {
-        if (width == kLanes && count == kLanes) {
-          V::transpose(x + t * x_stride + c, x_stride, target, lanes);
-          continue;
-        }
+        for (int i = 0; i < kLanes; ++i) __builtin_prefetch(rows[i] + c + kRowAhead);
+        V::transpose([&](int i) { return rows[i] + c; }, to + c * lanes + t, lanes);
+      } else {
+        for (int64_t i = 0; i < kLanes; ++i) V::load(rows[i] + c).store(buffer + i * kLanes);
+        V::transpose([&](int i) { return buffer + i * kLanes; }, to + c * lanes + t, lanes);
       }
-      for (int64_t i = 0; i < kLanes; ++i) {
-        float* row = rows + i * kLanes;
-        if (i >= count || width < kLanes) V::zero().store(row);
-        if (i < count) load_row<T>(x, (t + i) * x_stride + c, row, width);
-      }
-      if (width == kLanes) {
-        V::transpose(rows, kLanes, target, lanes);
-        continue;
-      }
-      V::transpose(rows, kLanes, turned, kLanes);
-      for (int64_t i = 0; i < width; ++i) V::load(turned + i * kLanes).store(target + i * lanes);
+    }
+    for (; c < columns; ++c) {
+      for (int64_t i = 0; i < kLanes; ++i) load_row<T>(rows[i], c, to + c * lanes + t + i, 1);
     }
   }
 }
@@ -176,8 +172,16 @@ struct Job {
 
   /* y := act(z + bias); both have room for whole_steps(rows) floats. */
   void store(float* z, const float* bias, int64_t token, int64_t row, int64_t rows) const {
+    const int64_t to = (task.token_begin + token) * args.y_stride + row;
+    if (args.activation == DJLBSR_NONE && rows % Vec::kLanes == 0) {
+      T* y = static_cast<T*>(args.y) + to;
+      for (int64_t i = 0; i < rows; i += Vec::kLanes) {
+        Vec::add(Vec::load(z + i), Vec::load(bias + i)).store(y + i);
+      }
+      return;
+    }
     finish(z, bias, whole_steps(rows), args.activation);
-    store_row<T>(z, args.y, (task.token_begin + token) * args.y_stride + row, rows);
+    store_row<T>(z, args.y, to, rows);
   }
 };
 

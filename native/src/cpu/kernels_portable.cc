@@ -89,10 +89,11 @@ struct Vec {
   /* (v0 + v2) + (v1 + v3) */
   float sum() const { return (v[0] + v[2]) + (v[1] + v[3]); }
 
-  /* to[c][r] = from[r][c] for 4 x 4 floats */
-  static void transpose(const float* from, int64_t stride, float* to, int64_t to_stride) {
+  /* to[c][r] = row(r)[c] for 4 x 4 floats */
+  template <typename Row>
+  static void transpose(Row row, float* to, int64_t to_stride) {
     for (int c = 0; c < kLanes; ++c) {
-      for (int r = 0; r < kLanes; ++r) to[c * to_stride + r] = from[r * stride + c];
+      for (int r = 0; r < kLanes; ++r) to[c * to_stride + r] = row(r)[c];
     }
   }
 };

@@ -22,28 +22,6 @@ inline int64_t row_lanes(const Weight& w) {
 }
 
 /*
- * Whether tokens in lanes is the faster kernel. Costs are in vector operations a token: the stored
- * elements over the busy lanes, and what it takes to transpose each column.
- */
-inline bool prefer_tokens_in_lanes(const Weight& w, int64_t tokens) {
-  /* Full vectors of rows: measured faster at any number of tokens, less x is read. */
-  if (Vec::kLanes >= 8 && w.block_rows % 16 == 0) return false;
-  /* Where a lane is a column: measured. */
-  constexpr double kByFourLanes = Vec::kLanes == 16 ? 7.0 : 0.75 * Vec::kLanes;
-  const double elements =
-      static_cast<double>(w.nnzb * w.block_rows) * static_cast<double>(w.block_cols);
-  const bool by_four = w.block_rows == 1 && w.block_cols % 4 == 0;
-  const double rows_cost = elements / (by_four ? kByFourLanes
-                                               : static_cast<double>(row_lanes(w)) *
-                                                     lane_use(w.block_rows, row_lanes(w)));
-  const int64_t step = w.block_rows == 1 ? kSingleTokens : Vec::kLanes;
-  const double token_lanes = static_cast<double>(Vec::kLanes) * lane_use(tokens, step);
-  const double tokens_cost =
-      (elements + kTransposeCost * static_cast<double>(w.cols)) / token_lanes;
-  return tokens_cost < rows_cost;
-}
-
-/*
  * Threads that share tokens each transpose their x. Whether that, with tiles of so many tokens,
  * takes more than an eighth of a thread's multiply-adds: narrower tiles are better then.
  */
@@ -56,51 +34,137 @@ inline bool transposes_too_often(const Weight& w, const djlbsr_linear_args& args
   return kTransposeCost * static_cast<double>(w.cols * tokens) > work / 8;
 }
 
+/* Whether rows in lanes reads copies of x; of very many columns they would not stay in a cache. */
+inline bool copies_rows(const Weight& w, int64_t tokens) {
+  return tokens > kMostRowsOfX && 4 * tile_floats(8, w.cols) <= 2 * kPanelBytes;
+}
+
+/*
+ * Whether tokens in lanes is the faster kernel. Costs are in vector operations a token: the stored
+ * elements over the busy lanes, and what it takes to transpose each column.
+ */
+inline bool prefer_tokens_in_lanes(const Weight& w, const djlbsr_linear_args& args) {
+  const int64_t tokens = args.tokens;
+  /* Two full vectors of rows: measured faster at any number of tokens, less x is read. */
+  if (Vec::kLanes >= 8 && w.block_rows % 16 == 0 && w.block_rows > Vec::kLanes) return false;
+  const double elements =
+      static_cast<double>(w.nnzb * w.block_rows) * static_cast<double>(w.block_cols);
+  const double transposing = kTransposeCost * static_cast<double>(w.cols);
+  /* Where a lane is a column: measured, with AVX2 and AVX-512 alike. */
+  if (w.block_rows == 1 && w.block_cols % 4 == 0) return tokens > 10 && elements > transposing;
+  double rows_cost =
+      elements / (static_cast<double>(row_lanes(w)) * lane_use(w.block_rows, row_lanes(w)));
+  /* One vector of rows takes a load for each multiply-add and more, two of tokens about half of
+     one: measured, as is what a block costs. */
+  if (w.block_rows <= Vec::kLanes && tokens > Vec::kLanes &&
+      !transposes_too_often(w, args, 2 * Vec::kLanes)) {
+    rows_cost *= 1.17 + 0.25 / static_cast<double>(w.block_cols);
+  }
+  if (copies_rows(w, tokens)) rows_cost += transposing / Vec::kLanes;
+  const int64_t step = w.block_rows == 1 ? kSingleTokens : Vec::kLanes;
+  const double token_lanes = static_cast<double>(Vec::kLanes) * lane_use(tokens, step);
+  return (elements + transposing) / token_lanes < rows_cost;
+}
+
 /* A larger weight comes from memory, or from afar, each time that it is read. */
 constexpr int64_t kCachedWeightBytes = 12 << 20;
 constexpr int64_t kMostTaskBytes = 2 << 20; /* of x */
 
-/* The tiles of a task, with copies of x of so many bytes each. */
-inline int64_t tiles_of_task(const Weight& w, const djlbsr_linear_args& args, const Plan& plan) {
-  const int64_t tile_bytes = 4 * max_of(1, plan.tile_floats);
-  const int64_t tiles = div_up(args.tokens, plan.tile_tokens);
-  const int64_t weight_bytes =
-      w.nnzb * w.block_rows * w.block_cols * static_cast<int64_t>(dtype_size(w.dtype));
-  int64_t most;
-  if (plan.algorithm == Algorithm::kRowsInLanes && weight_bytes > kCachedWeightBytes) {
-    /* Many tokens for each time that the weight is read; their x may come from the L3 cache. No
-     * thread may be left without a task, which is a block-row of such tokens at least. */
-    most = min_of(kMostTaskBytes / tile_bytes, tiles * w.block_row_count / max_of(1, args.threads));
-  } else {
-    /* A copy of x stays in the L2 cache and is kept for the next call; each thread copies its share
-     * alone. */
-    const auto cached = min_of(static_cast<int64_t>(level2_bytes()) / 2,
-                               static_cast<int64_t>(kKeptScratchBytes) / 2);
-    most = min_of(cached / tile_bytes, tiles / max_of(1, args.threads));
-  }
-  most = max_of(1, min_of(most, kMostTilesOfTask));
-  return div_up(tiles, div_up(tiles, most));
+/* The tiles whose copies of x stay in the L2 cache and are kept for the next call. */
+inline int64_t cached_tiles(const Plan& plan) {
+  const auto cached =
+      min_of(static_cast<int64_t>(level2_bytes()) / 2, static_cast<int64_t>(kKeptScratchBytes) / 2);
+  return max_of(1, min_of(cached / (4 * max_of(1, plan.tile_floats)), kMostTilesOfTask));
 }
+
+/* The tiles of a task of a weight that is read from afar: many tokens for each time that it is
+   read; their x may come from the L3 cache. No thread may be left without a task, which is a
+   block-row of such tokens at least. */
+inline int64_t distant_tiles(const Weight& w, const djlbsr_linear_args& args, const Plan& plan) {
+  const int64_t tiles = div_up(args.tokens, plan.tile_tokens);
+  const int64_t most = min_of(kMostTaskBytes / (4 * max_of(1, plan.tile_floats)),
+                              tiles * w.block_row_count / max_of(1, args.threads));
+  return max_of(1, min_of(most, kMostTilesOfTask));
+}
+
+/* Multiply-adds of a thread in a call that is long. */
+constexpr double kLongWork = 4 << 20;
+
+/* From so many vectors of tokens on a thread has tokens of its own: with AVX2 two are a much slower
+   tile than three. */
+constexpr int64_t kOwnVectors = Vec::kLanes == 16 ? 2 : 2 * kMaxTokenVectors;
 
 /* Completes a plan whose tiles are known. */
 inline Plan with_tasks(const Weight& w, const djlbsr_linear_args& args, Plan plan) {
-  const int64_t tiles = tiles_of_task(w, args, plan);
-  plan.task_tokens = tiles * plan.tile_tokens;
-  plan.scratch_bytes = static_cast<size_t>(max_of(64, 4 * tiles * plan.tile_floats));
+  const bool by_tokens = plan.algorithm == Algorithm::kTokensInLanes;
+  const bool distant =
+      plan.algorithm == Algorithm::kRowsInLanes &&
+      w.nnzb * w.block_rows * w.block_cols * static_cast<int64_t>(dtype_size(w.dtype)) >
+          kCachedWeightBytes;
+  const int64_t threads = max_of(1, args.threads);
+  const int64_t tiles = div_up(args.tokens, plan.tile_tokens);
+  const int64_t share = div_up(args.tokens, threads);
+  if (threads > 1 && !distant && share >= (by_tokens ? kOwnVectors * Vec::kLanes : kTileTokens)) {
+    /* Each thread has tokens of its own, whose x no other transposes. */
+    const int64_t ranges = div_up(share, cached_tiles(plan) * plan.tile_tokens);
+    const int64_t step = by_tokens                         ? Vec::kLanes
+                         : plan.tile_tokens > kMostRowsOfX ? 2
+                                                           : plan.tile_tokens;
+    plan.task_tokens = round_up(div_up(share, ranges), step);
+    const int64_t whole = round_up(plan.task_tokens, plan.tile_tokens);
+    if (whole * ranges <= share + share / 32) plan.task_tokens = whole;
+    const int64_t own = div_up(plan.task_tokens, plan.tile_tokens);
+    plan.tile_tokens = round_up(div_up(plan.task_tokens, own), step);
+  } else {
+    const int64_t most = distant ? distant_tiles(w, args, plan)
+                                 : max_of(1, min_of(cached_tiles(plan), tiles / threads));
+    plan.task_tokens = div_up(tiles, div_up(tiles, most)) * plan.tile_tokens;
+  }
+  const int64_t copies = div_up(plan.task_tokens, plan.tile_tokens);
+  plan.scratch_bytes = static_cast<size_t>(max_of(64, 4 * copies * plan.tile_floats));
   return plan;
+}
+
+/*
+ * Tokens of a task of single rows, which transposes its x and lists its blocks for itself: of one
+ * to four tiles, those with which all threads are done first. Costs are in loads: for each element
+ * one a vector of tokens and one more a tile, about 8 to transpose a vector, 20 to list a block.
+ */
+inline int64_t single_rows_tokens(const Weight& w, const djlbsr_linear_args& args) {
+  const int64_t threads = max_of(1, args.threads);
+  int64_t best = kSingleTokens;
+  double least = 0;
+  for (int64_t most = 1; most <= 4; ++most) {
+    const int64_t ranges = max_of(1, div_up(args.tokens, most * kSingleTokens));
+    const int64_t tokens = max_of(1, round_up(div_up(args.tokens, ranges), Vec::kLanes));
+    const int64_t parts = div_up(threads, ranges);
+    const auto blocks = static_cast<double>(w.nnzb) / static_cast<double>(parts);
+    const auto vectors = static_cast<double>(tokens / Vec::kLanes);
+    const auto tiles = static_cast<double>(div_up(tokens, kSingleTokens));
+    const double cost = static_cast<double>(div_up(ranges * parts, threads)) *
+                        ((vectors + tiles) * blocks * static_cast<double>(w.block_cols) +
+                         vectors * 8 * static_cast<double>(w.cols) + 20 * blocks);
+    if (most == 1 || cost < least) {
+      least = cost;
+      best = tokens;
+    }
+  }
+  return best;
 }
 
 Plan make_plan(const Weight& w, const djlbsr_linear_args& args) {
   Plan plan = {};
-  plan.tasks_per_thread = kTasksPerThread;
-  const bool tokens_in_lanes = prefer_tokens_in_lanes(w, args.tokens);
+  const double work = static_cast<double>(w.nnzb * w.block_rows) *
+                      static_cast<double>(w.block_cols) * static_cast<double>(args.tokens);
+  /* Measured on 16 cores: more tasks end more evenly, in a short call they cost more than that. */
+  const bool is_long = work > kLongWork * static_cast<double>(args.threads);
+  plan.tasks_per_thread = is_long ? 2 * kTasksPerThread : kTasksPerThread;
+  const bool tokens_in_lanes = prefer_tokens_in_lanes(w, args);
   if (w.block_rows == 1 && tokens_in_lanes) {
     plan.algorithm = Algorithm::kSingleRows;
     plan.tile_tokens = kSingleTokens;
-    /* Every task transposes x for itself: few, wide ones, split by tokens first. */
     plan.tasks_per_thread = 1;
-    const int64_t share = div_up(args.tokens, max_of(1, args.threads));
-    plan.task_tokens = min_of(4, div_up(share, kSingleTokens)) * kSingleTokens;
+    plan.task_tokens = single_rows_tokens(w, args);
     plan.scratch_bytes = SingleRows<float>::scratch_bytes(w);
     return plan;
   }

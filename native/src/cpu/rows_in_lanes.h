@@ -248,15 +248,15 @@ class RowsInLanes {
     const int64_t last = t.rows - (kVectors - 1) * V::kLanes;
     const int64_t block_rows = kLoop == Loop::kSquare ? V::kLanes : w_.block_rows;
     const int64_t block_cols = kLoop == Loop::kSquare ? V::kLanes : w_.block_cols;
-    const int64_t block_size = block_rows * block_cols;
     const int64_t col_limit = w_.cols - block_cols;
     const float* const panel = t.x;
     V sum[kSlots][kTokens][kVectors];
-    const T* blocks[kSlots];
+    /* The blocks of a block-row follow each other: all pointers only move on. */
+    const T* w[kSlots];
     const int32_t* columns[kSlots];
 #pragma GCC unroll 4
     for (int s = 0; s < kSlots; ++s) {
-      blocks[s] = job_.block(slots[s].block) + t.row;
+      w[s] = job_.block(slots[s].block) + t.row;
       columns[s] = w_.col_start + slots[s].block;
       if (slots[s].started) {
 #pragma GCC unroll 16
@@ -276,25 +276,25 @@ class RowsInLanes {
         }
       }
     }
-    for (int64_t b = 0; b < count; ++b) {
-      const T* w[kSlots];
+    const char* ahead = t.ahead;
+    for (const int32_t* const end = columns[0] + count; columns[0] < end;) {
       const float* x[kSlots];
 #pragma GCC unroll 4
       for (int s = 0; s < kSlots; ++s) {
-        w[s] = blocks[s] + b * block_size;
         if (kTokens <= 2 && V::kLanes == Vec4::kLanes)
           __builtin_prefetch(w[s] + kAheadBytes / sizeof(T));
-        x[s] = panel + clamp_index(columns[s][b], col_limit) * kWidth;
+        x[s] = panel + clamp_index(*columns[s]++, col_limit) * kWidth;
       }
       /* The copies of x may be in the L3 cache, the next group's weights in memory. */
       const float* next_x = x[0];
-      if (kLoop == Loop::kPrefetch && b + 1 < count) {
-        next_x = panel + clamp_index(columns[0][b + 1], col_limit) * kWidth;
+      if (kLoop == Loop::kPrefetch && columns[0] < end) {
+        next_x = panel + clamp_index(*columns[0], col_limit) * kWidth;
       }
       const auto add_column = [&](int64_t k) __attribute__((always_inline)) {
         if constexpr (kLoop == Loop::kPrefetch) {
           __builtin_prefetch(next_x + k * kWidth);
-          __builtin_prefetch(t.ahead + (b * block_cols + k) * kLine, 0, 2);
+          __builtin_prefetch(ahead, 0, 2);
+          ahead += kLine;
           /* From blocks of many rows the hardware does not see what comes next. */
           for (int v = 0; v < (Vec::kLanes > 8 ? kVectors : 0); ++v) {
             __builtin_prefetch(w[0] + kAheadColumns * block_rows + v * V::kLanes);

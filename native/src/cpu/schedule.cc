@@ -4,6 +4,7 @@
 #include "cpu/schedule.h"
 
 #include <omp.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,6 +37,24 @@ int64_t part_begin(const djlbsr_info& info, const int32_t* crow, int64_t part, i
   return low;
 }
 
+/* The parts that were asked for, up to twice as many where that makes rounds of tasks fuller. */
+int64_t part_count(int64_t panels, int threads, int tasks_per_thread) {
+  if (threads == 1 || panels == 0) return 1;
+  const int64_t least = std::max<int64_t>(1, (threads * tasks_per_thread + panels - 1) / panels);
+  int64_t best = least;
+  double best_share = 0;
+  for (int64_t parts = least; parts <= 2 * least; ++parts) {
+    const int64_t rounds = (panels * parts + threads - 1) / threads;
+    const double share =
+        static_cast<double>(panels * parts) / static_cast<double>(rounds * threads);
+    if (share > best_share + 0.01) {
+      best = parts;
+      best_share = share;
+    }
+  }
+  return best;
+}
+
 }  // namespace
 
 void* Scratch::at_least(size_t bytes) {
@@ -58,6 +77,16 @@ void Scratch::shrink() {
 Scratch& thread_scratch() {
   thread_local Scratch scratch;
   return scratch;
+}
+
+void expect_writes([[maybe_unused]] void* begin, [[maybe_unused]] size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 2 << 20;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(begin) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(begin) + bytes) / kPage * kPage;
+  /* A hint: whether the system follows it changes no result. */
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
 }
 
 size_t level2_bytes() {
@@ -92,8 +121,7 @@ int thread_count(const djlbsr_info& info, const djlbsr_linear_args& args) {
 std::vector<int64_t> part_bounds(const djlbsr_info& info, const int32_t* crow, int64_t panels,
                                  int threads, int tasks_per_thread) {
   const int64_t block_rows = info.rows / info.block_rows;
-  const int64_t wanted = threads == 1 ? 1 : threads * tasks_per_thread;
-  const int64_t parts = std::min(block_rows, std::max<int64_t>(1, (wanted + panels - 1) / panels));
+  const int64_t parts = std::min(block_rows, part_count(panels, threads, tasks_per_thread));
   std::vector<int64_t> bounds(static_cast<size_t>(parts) + 1);
   for (int64_t part = 1; part < parts; ++part) {
     const size_t at = static_cast<size_t>(part);
@@ -103,10 +131,20 @@ std::vector<int64_t> part_bounds(const djlbsr_info& info, const int32_t* crow, i
   return bounds;
 }
 
-TaskRuns::TaskRuns(int64_t tasks, int threads) : runs_(static_cast<size_t>(threads)) {
+TaskRuns::TaskRuns(int64_t tokens, int64_t task_tokens, int64_t parts, int threads)
+    : runs_(static_cast<size_t>(threads)) {
+  /* The task that begins nearest to thread i's share of tokens times parts. */
+  const auto begin = [=](int64_t i) {
+    const int64_t position = tokens * parts * i / threads;
+    const int64_t range = position / (task_tokens * parts);
+    const int64_t left = tokens - range * task_tokens;
+    if (left <= 0) return range * parts;
+    const int64_t size = std::min(task_tokens, left);
+    return range * parts + (position - range * task_tokens * parts + size / 2) / size;
+  };
   for (int64_t i = 0; i < threads; ++i) {
-    runs_[static_cast<size_t>(i)].next = tasks * i / threads;
-    runs_[static_cast<size_t>(i)].end = tasks * (i + 1) / threads;
+    runs_[static_cast<size_t>(i)].next = begin(i);
+    runs_[static_cast<size_t>(i)].end = begin(i + 1);
   }
 }
 

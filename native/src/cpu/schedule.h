@@ -35,6 +35,13 @@ constexpr size_t kKeptScratchBytes = 4 << 20;
 
 Scratch& thread_scratch();
 
+/* A y of so many bytes is fresh memory in most calls: malloc maps it anew each time. */
+constexpr size_t kFreshBytes = 32 << 20;
+
+/* Asks for large pages for memory that is about to be written: a page fault for each 4 KiB of a y
+   of 64 MiB takes as long as the products of a sparse layer. */
+void expect_writes(void* begin, size_t bytes);
+
 /* Bytes of a core's L2 cache, or a guess where the system does not tell. */
 size_t level2_bytes();
 
@@ -46,19 +53,22 @@ constexpr int kTasksPerThread = 4;
 
 /*
  * Cuts the block-rows into parts of about equally many blocks, as many as give each thread
- * tasks_per_thread tasks with `panels` panels of tokens: part p is [bounds[p], bounds[p + 1]).
- * Whatever crow holds, the parts cover every block-row once.
+ * tasks_per_thread tasks or some more with `panels` panels of tokens, so that all threads end
+ * together: part p is [bounds[p], bounds[p + 1]). Whatever crow holds, the parts cover every
+ * block-row once.
  */
 std::vector<int64_t> part_bounds(const djlbsr_info& info, const int32_t* crow, int64_t panels,
                                  int threads, int tasks_per_thread = kTasksPerThread);
 
 /*
  * Tasks by thread: each has a run of its own, in order; one that is done helps the next that is
- * not. All tasks are done even if OpenMP starts fewer threads.
+ * not. All tasks are done even if OpenMP starts fewer threads. Task n is part n % parts of the
+ * block-rows by the n / parts-th range of task_tokens tokens, of which the last may be smaller:
+ * runs have equally many tokens.
  */
 class TaskRuns {
  public:
-  TaskRuns(int64_t tasks, int threads);
+  TaskRuns(int64_t tokens, int64_t task_tokens, int64_t parts, int threads);
 
   /* A task for this thread, or -1 if none is left. */
   int64_t next(int thread);

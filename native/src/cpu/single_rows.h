@@ -12,7 +12,7 @@ constexpr int64_t kSingleTokens = kSingleVectors * Vec::kLanes;
 constexpr int64_t kSlabBytes = 24 << 10; /* of x, which should stay in the L1 cache */
 constexpr int64_t kGroupRows = 1024;     /* whose sums should stay in the L2 cache */
 constexpr int64_t kGroupBlocks = 32 << 10;
-constexpr int64_t kAhead = 8; /* blocks by which weights are prefetched */
+constexpr int64_t kAhead = 32; /* blocks by which weights are prefetched */
 
 /* Columns of x that are transposed at once: whole blocks. */
 inline int64_t slab_columns(const Weight& w) {
@@ -36,12 +36,12 @@ class SingleRows {
         slab_(job.scratch),
         sums_(slab_ + columns_ * kSingleTokens),
         items_(reinterpret_cast<Item*>(sums_ + kGroupRows * kSingleTokens)),
-        ends_(reinterpret_cast<int32_t*>(items_ + capacity(w_))) {}
+        ends_(reinterpret_cast<int32_t*>(items_ + capacity(w_) + kAhead)) {}
 
   static size_t scratch_bytes(const Weight& w) {
     const int64_t columns = slab_columns(w);
     return static_cast<size_t>(columns * kSingleTokens + kGroupRows * kSingleTokens) * 4 +
-           static_cast<size_t>(capacity(w)) * sizeof(Item) +
+           static_cast<size_t>(capacity(w) + kAhead) * sizeof(Item) +
            static_cast<size_t>(div_up(w.cols, columns)) * sizeof(int32_t);
   }
 
@@ -64,9 +64,10 @@ class SingleRows {
  private:
   struct Item {
     int32_t block;
-    int32_t row;    /* of the group */
-    int32_t column; /* of the slab */
+    uint16_t row;    /* of the group */
+    uint16_t column; /* of the slab, which has far fewer, or only one block */
   };
+  static_assert(kGroupRows <= 1 << 16 && kSlabBytes / 4 / kSingleTokens < 1 << 16, "Item");
 
   /* One row alone may have more blocks than a group should have. */
   static int64_t capacity(const Weight& w) { return max_of(kGroupBlocks, w.block_col_count); }
@@ -75,106 +76,136 @@ class SingleRows {
     list_blocks(row, rows);
     for (int64_t token = 0; token < job_.tokens(); token += kSingleTokens) {
       const int64_t tokens = min_of(kSingleTokens, job_.tokens() - token);
-      const T* x =
-          static_cast<const T*>(job_.args.x) + (job_.task.token_begin + token) * job_.args.x_stride;
-      for (int64_t i = 0; i < round_up(rows, kSlabRows) * kSingleTokens; ++i) sums_[i] = 0.0f;
-      for (int64_t s = 0; s < slabs_; ++s) {
-        const int64_t first = s * columns_;
-        transpose_tokens<Vec>(x + first, job_.args.x_stride, min_of(columns_, w_.cols - first),
-                              tokens, slab_, kSingleTokens);
-        const Item* items = items_ + (s > 0 ? ends_[s - 1] : 0);
-        if (w_.block_cols % 4 == 0) {
-          add_blocks<true>(items, items_ + ends_[s]);
-        } else {
-          add_blocks<false>(items, items_ + ends_[s]);
-        }
-      }
-      for (int64_t r = 0; r < rows; r += kSlabRows) {
-        store_slab(job_, sums_ + r * kSingleTokens, kSingleTokens, token, tokens, row + r,
-                   min_of(kSlabRows, rows - r));
-      }
+      add_tokens<kSingleVectors>(row, rows, token, tokens);
     }
   }
 
-  template <bool kByFour>
-  ALWAYS_INLINE void add_blocks(const Item* item, const Item* end) {
-    for (; item < end; ++item) {
-      __builtin_prefetch(job_.block(item[min_of(kAhead, end - item - 1)].block));
-      const T* w = job_.block(item->block);
-      const float* x = slab_ + item->column * kSingleTokens;
-      if constexpr (kByFour) {
-        add_block_by_four(w, x, sums_ + item->row * kSingleTokens);
+  /* Some tokens, which fill at most kVectors vectors, by a group of rows. */
+  template <int kVectors>
+  void add_tokens(int64_t row, int64_t rows, int64_t token, int64_t tokens) {
+    constexpr int64_t kTokens = kVectors * Vec::kLanes;
+    if constexpr (kVectors > 1) {
+      if (tokens <= kTokens - Vec::kLanes) {
+        return add_tokens<kVectors - 1>(row, rows, token, tokens);
+      }
+    }
+    const T* x = job_.x_at(token);
+    for (int64_t i = 0; i < round_up(rows, kSlabRows) * kTokens; ++i) sums_[i] = 0.0f;
+    for (int64_t s = 0; s < slabs_; ++s) {
+      const int64_t first = s * columns_;
+      transpose_tokens<Vec>(x + first, job_.args.x_stride, min_of(columns_, w_.cols - first),
+                            tokens, slab_, kTokens);
+      const Item* items = items_ + (s > 0 ? ends_[s - 1] : 0);
+      if (w_.block_cols % 4 == 0) {
+        add_blocks<kVectors, true>(items, items_ + ends_[s]);
       } else {
-        add_block(w, x, sums_ + item->row * kSingleTokens);
+        add_blocks<kVectors, false>(items, items_ + ends_[s]);
+      }
+    }
+    for (int64_t r = 0; r < rows; r += kSlabRows) {
+      store_slab(job_, sums_ + r * kTokens, kTokens, token, tokens, row + r,
+                 min_of(kSlabRows, rows - r));
+    }
+  }
+
+  template <int kVectors, bool kByFour>
+  NOINLINE void add_blocks(const Item* item, const Item* end) {
+    constexpr int64_t kTokens = kVectors * Vec::kLanes;
+    /* Copies: the compiler takes stores of sums for changes of whatever it reads by pointer. */
+    const T* const values = static_cast<const T*>(w_.values);
+    const float* const slab = slab_;
+    float* const sums = sums_;
+    const int64_t columns = w_.block_cols;
+    for (; item < end; ++item) {
+      __builtin_prefetch(values + item[kAhead].block * columns);
+      const T* w = values + item->block * columns;
+      const float* x = slab + item->column * kTokens;
+      if constexpr (kByFour) {
+        add_block_by_four<kVectors>(w, x, columns, sums + item->row * kTokens);
+      } else {
+        add_block<kVectors>(w, x, columns, sums + item->row * kTokens);
       }
     }
   }
 
   /* Counting sort: the items of slab s end before ends_[s], those of a row keep their order. */
-  void list_blocks(int64_t row, int64_t rows) {
-    for (int64_t s = 0; s < slabs_; ++s) ends_[s] = 0;
-    const auto for_blocks = [&](auto work) {
+  NOINLINE void list_blocks(int64_t row, int64_t rows) {
+    Item* const items = items_;
+    int32_t* const ends = ends_;
+    const int32_t* const starts = w_.col_start;
+    const int64_t limit = w_.cols - w_.block_cols;
+    const int64_t columns = columns_;
+    /* A division by columns, exact for whatever is less than 2^32. */
+    __extension__ typedef unsigned __int128 Product;
+    const uint64_t inverse = ~uint64_t{0} / static_cast<uint64_t>(columns) + 1;
+    const auto for_blocks = [&](auto work) __attribute__((always_inline)) {
       for (int64_t r = 0; r < rows; ++r) {
         const Blocks blocks = blocks_of(w_, row + r);
         for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-          const auto column = static_cast<uint32_t>(job_.column(b));
-          work(r, b, column, column / static_cast<uint32_t>(columns_));
+          const int64_t column = clamp_index(starts[b], limit);
+          work(r, b, column, static_cast<int64_t>(static_cast<Product>(column) * inverse >> 64));
         }
       }
     };
-    for_blocks([&](int64_t, int64_t, uint32_t, uint32_t slab) { ++ends_[slab]; });
+    for (int64_t s = 0; s < slabs_; ++s) ends[s] = 0;
+    for_blocks([&](int64_t, int64_t, int64_t, int64_t slab) { ++ends[slab]; });
     int32_t begin = 0;
     for (int64_t s = 0; s < slabs_; ++s) {
-      const int32_t count = ends_[s];
-      ends_[s] = begin;
+      const int32_t count = ends[s];
+      ends[s] = begin;
       begin += count;
     }
-    const auto most = static_cast<uint32_t>(columns_ - w_.block_cols);
-    for_blocks([&](int64_t r, int64_t b, uint32_t column, uint32_t slab) {
-      /* In an altered weight a block may reach beyond its slab. */
-      const uint32_t at = column - slab * static_cast<uint32_t>(columns_);
-      items_[ends_[slab]++] = {static_cast<int32_t>(b), static_cast<int32_t>(r),
-                               static_cast<int32_t>(at < most ? at : most)};
+    /* In an altered weight a block may reach beyond its slab. */
+    const int64_t most = columns - w_.block_cols;
+    for_blocks([&](int64_t r, int64_t b, int64_t column, int64_t slab) {
+      const int64_t at = min_of(column - slab * columns, most);
+      items[ends[slab]++] = {static_cast<int32_t>(b), static_cast<uint16_t>(r),
+                             static_cast<uint16_t>(at)};
     });
+    for (int64_t i = 0; i < kAhead; ++i) items[begin + i] = {};
   }
 
-  ALWAYS_INLINE void add_block(const T* w, const float* x, float* sums) {
-    Vec sum[kSingleVectors];
+  template <int kVectors>
+  static ALWAYS_INLINE void add_block(const T* w, const float* x, int64_t columns, float* sums) {
+    Vec sum[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kSingleVectors; ++v) sum[v] = Vec::load(sums + v * Vec::kLanes);
-    for (int64_t k = 0; k < w_.block_cols; ++k, x += kSingleTokens) {
+    for (int v = 0; v < kVectors; ++v) sum[v] = Vec::load(sums + v * Vec::kLanes);
+    for (int64_t k = 0; k < columns; ++k, x += kVectors * Vec::kLanes) {
       const Vec wv = Vec::broadcast(w + k);
 #pragma GCC unroll 8
-      for (int v = 0; v < kSingleVectors; ++v) {
+      for (int v = 0; v < kVectors; ++v) {
         sum[v] = Vec::fma(wv, Vec::load(x + v * Vec::kLanes), sum[v]);
       }
     }
 #pragma GCC unroll 8
-    for (int v = 0; v < kSingleVectors; ++v) sum[v].store(sums + v * Vec::kLanes);
+    for (int v = 0; v < kVectors; ++v) sum[v].store(sums + v * Vec::kLanes);
   }
 
-  ALWAYS_INLINE void add_block_by_four(const T* w, const float* x, float* sums) {
-    Vec chain[4][kSingleVectors];
+  template <int kVectors>
+  static ALWAYS_INLINE void add_block_by_four(const T* w, const float* x, int64_t columns,
+                                              float* sums) {
+    constexpr int64_t kTokens = kVectors * Vec::kLanes;
+    Vec chain[4][kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j, ++w, x += kSingleTokens) {
+    for (int j = 0; j < 4; ++j, ++w, x += kTokens) {
       const Vec wv = Vec::broadcast(w);
 #pragma GCC unroll 8
-      for (int v = 0; v < kSingleVectors; ++v) {
+      for (int v = 0; v < kVectors; ++v) {
         chain[j][v] = Vec::mul(wv, Vec::load(x + v * Vec::kLanes));
       }
     }
-    for (int64_t k = 4; k < w_.block_cols; k += 4) {
+    for (int64_t k = 4; k < columns; k += 4) {
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j, ++w, x += kSingleTokens) {
+      for (int j = 0; j < 4; ++j, ++w, x += kTokens) {
         const Vec wv = Vec::broadcast(w);
 #pragma GCC unroll 8
-        for (int v = 0; v < kSingleVectors; ++v) {
+        for (int v = 0; v < kVectors; ++v) {
           chain[j][v] = Vec::fma(wv, Vec::load(x + v * Vec::kLanes), chain[j][v]);
         }
       }
     }
 #pragma GCC unroll 8
-    for (int v = 0; v < kSingleVectors; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       float* sum = sums + v * Vec::kLanes;
       const Vec block =
           Vec::add(Vec::add(chain[0][v], chain[2][v]), Vec::add(chain[1][v], chain[3][v]));

@@ -103,16 +103,16 @@ struct Vec8 {
     scatter_16bit(to_bfloat16_bits(), p, count);
   }
 
-  /* to[c][r] = from[r][c] for 8 x 8 floats. The halves of four rows each are put together by loads,
-     so that only two rounds of shuffles are left. */
-  static void transpose(const float* from, int64_t stride, float* to, int64_t to_stride) {
+  /* to[c][r] = row_at(r)[c] for 8 x 8 floats. The halves of four rows each are put together by
+     loads, so that only two rounds of shuffles are left. */
+  template <typename Row>
+  static void transpose(Row row_at, float* to, int64_t to_stride) {
     for (int half = 0; half < 2; ++half) {
-      const float* p = from + 4 * half;
       __m256 row[4];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
-        row[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + i * stride)),
-                                      _mm_loadu_ps(p + (i + 4) * stride), 1);
+        row[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row_at(i) + 4 * half)),
+                                      _mm_loadu_ps(row_at(i + 4) + 4 * half), 1);
       }
       const __m256 a = _mm256_unpacklo_ps(row[0], row[1]);
       const __m256 b = _mm256_unpackhi_ps(row[0], row[1]);
