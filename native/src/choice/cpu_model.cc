@@ -14,7 +14,7 @@ namespace djlbsr::choice {
 namespace {
 
 constexpr double kIoElements = 16;
-constexpr double kDenseWork = 1 << 18;
+constexpr double kDenseWork = 1 << 15; /* multiply-adds for which dense uses a further thread */
 constexpr double kWakeSeconds = 4e-6;
 
 /* A coordinate on an axis of powers of two: the cell, the place in it, and what lies outside. */
