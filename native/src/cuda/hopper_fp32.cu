@@ -1,13 +1,11 @@
 /*
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  */
-#include <cuda_runtime.h>
-
 #include <algorithm>
 
-#include "cuda/cuda_check.h"
 #include "cuda/hopper_fp32_kernel.cuh"
 #include "cuda/hopper_linear.h"
+#include "cuda/overlapped_launch.h"
 #include "cuda/tensor_map.h"
 
 namespace djlbsr::cuda {
@@ -23,7 +21,7 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   Fp32Params p = {};
   p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, Tile::kTokens,
                    Tile::kPieceCols);
-  p.crow = reinterpret_cast<const int32_t*>(base + layout.crow);
+  p.rows = reinterpret_cast<const BlockRow*>(base + layout.rows);
   p.col_start = reinterpret_cast<const int32_t*>(base + layout.col_start);
   p.terms = base + layout.terms;
   p.plain_values = reinterpret_cast<const float*>(base + layout.values);
@@ -49,12 +47,8 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   const int tiles = p.block_row_count * p.slices_per_block_row * p.token_tiles;
 
   const auto kernel = reinterpret_cast<const void*>(hopper_fp32_kernel<Tile>);
-  DJLBSR_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   Tile::kSharedBytes));
-  void* arguments[] = {&p};
-  const dim3 grid(static_cast<unsigned>(std::min({tiles, multiprocessors, kMaxGrid})));
-  DJLBSR_CUDA(cudaLaunchKernel(kernel, grid, dim3(kFp32Threads), arguments, Tile::kSharedBytes,
-                               static_cast<cudaStream_t>(args.stream)));
+  launch_overlapped(kernel, std::min({tiles, multiprocessors, kMaxGrid}), 1, kFp32Threads,
+                    Tile::kSharedBytes, args.stream, &p);
 }
 
 using Launch = void (*)(const djlbsr_info&, const void*, const djlbsr_linear_args&, int);

@@ -70,8 +70,8 @@ struct Fp32Tile {
   static constexpr int kBarriers = kStages * kStageBytes;
   static constexpr int kSlotBarriers = kBarriers + 2 * kStages * 8;
   static constexpr int kSlotTiles = kSlotBarriers + 2 * kSlots * 8;
-  static constexpr int kOrder = kSlotTiles + kSlots * sizeof(TilePlace);
-  static constexpr int kKeys = kOrder + kMaxSortedRows * 4;
+  static constexpr int kLengths = kSlotTiles + kSlots * sizeof(TilePlace);
+  static constexpr int kKeys = kLengths + kMaxSharedLengths * 2;
   static constexpr int kSharedBytes = kKeys + kMaxGrid * 4;
   static_assert(kSharedBytes <= 227 * 1024, "shared memory of a CTA");
 
@@ -81,8 +81,8 @@ struct Fp32Tile {
 };
 
 template <typename Tile>
-__device__ inline void produce(const Fp32Params& p, const RankedRow* order, TileQueue queue,
-                               uint32_t stages, uint32_t full, uint32_t empty) {
+__device__ inline void produce(const Fp32Params& p, TileQueue queue, uint32_t stages, uint32_t full,
+                               uint32_t empty) {
   const int lane = threadIdx.x % 32;
   const int32_t last_start = p.cols - p.block_cols;
   const auto load_starts = [&](const TileWork& work, int32_t base) {
@@ -91,22 +91,23 @@ __device__ inline void produce(const Fp32Params& p, const RankedRow* order, Tile
   };
   Ring<Tile::kStages> ring;
   TilePlace tile = queue.pop();
-  TileWork work = work_of<Tile>(p, order, tile);
+  TileWork work = work_of<Tile>(p, tile);
   int32_t starts = load_starts(work, 0);
   while (!tile.last()) {
     TileWork next;
     const auto look_ahead = [&] {
       tile = queue.pop();
-      next = work_of<Tile>(p, order, tile);
+      next = work_of<Tile>(p, tile);
     };
     const int32_t blocks = work.blocks(p);
     const int32_t steps = Tile::steps(p, work);
     /* Of this slice in step after step. */
     const int64_t slice_bytes = Fp32Terms::kTerms * Tile::kTermBytes;
-    const char* terms = p.terms + slice_bytes * (Fp32Terms::first_step(
-                                                     work.first(p), work.block_row, p.block_cols) *
-                                                     p.slices_per_block_row +
-                                                 work.row_in_block / Tile::kRows);
+    const char* terms =
+        p.terms +
+        slice_bytes * (Fp32Terms::first_step(work.first(p), work.block_row(p), p.block_cols) *
+                           p.slices_per_block_row +
+                       work.row_in_block / Tile::kRows);
     int32_t block = 0;
     int32_t col = 0;
     for (int32_t step = 0; step < steps; ++step) {
@@ -219,7 +220,7 @@ __device__ inline void store(const Fp32Params& p, float (&sums)[Tile::kHalves * 
                              const TileWork& work, int32_t token) {
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x % kWarpgroup / 32;
-  const int32_t first_row = work.block_row * p.block_rows + work.row_in_block;
+  const int32_t first_row = work.block_row(p) * p.block_rows + work.row_in_block;
   const int lane_row = lane % 4 * 2;
   const int lane_token = warp * 16 + lane / 4;
 
@@ -275,8 +276,8 @@ __device__ inline void store(const Fp32Params& p, float (&sums)[Tile::kHalves * 
 }
 
 template <typename Tile>
-__device__ inline void consume(const Fp32Params& p, const RankedRow* order, TileQueue queue,
-                               const char* shared, uint32_t full, uint32_t empty, int consumer) {
+__device__ inline void consume(const Fp32Params& p, TileQueue queue, const char* shared,
+                               uint32_t full, uint32_t empty, int consumer) {
   constexpr int kSums = Tile::kSums;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x % kWarpgroup / 32;
@@ -287,7 +288,7 @@ __device__ inline void consume(const Fp32Params& p, const RankedRow* order, Tile
   const uint32_t terms = ptx::shared_address(shared) + Tile::kXBytes;
   Ring<Tile::kStages> ring;
   TilePlace tile = queue.pop();
-  TileWork work = work_of<Tile>(p, order, tile);
+  TileWork work = work_of<Tile>(p, tile);
   while (!tile.last()) {
     const int32_t steps = Tile::steps(p, work);
     float sums[Tile::kHalves * kSums];
@@ -335,7 +336,7 @@ __device__ inline void consume(const Fp32Params& p, const RankedRow* order, Tile
       if (lane == 0) ptx::mbarrier_arrive(empty + stage * 8);
     }
     tile = queue.pop();
-    const TileWork next = work_of<Tile>(p, order, tile);
+    const TileWork next = work_of<Tile>(p, tile);
     store<Tile>(p, sums, work, work.token + own_token);
     work = next;
   }
@@ -347,7 +348,7 @@ __global__ void __launch_bounds__(kFp32Threads, 1)
   extern __shared__ __align__(1024) char shared[];
   const uint32_t full = ptx::shared_address(shared + Tile::kBarriers);
   const uint32_t empty = full + Tile::kStages * 8;
-  auto* const order = reinterpret_cast<RankedRow*>(shared + Tile::kOrder);
+  auto* const lengths = reinterpret_cast<uint16_t*>(shared + Tile::kLengths);
   auto* const keys = reinterpret_cast<uint32_t*>(shared + Tile::kKeys);
   const TileQueue queue = {ptx::shared_address(shared + Tile::kSlotBarriers),
                            reinterpret_cast<volatile TilePlace*>(shared + Tile::kSlotTiles),
@@ -366,23 +367,22 @@ __global__ void __launch_bounds__(kFp32Threads, 1)
     }
     ptx::fence_mbarrier_init();
   }
-  if (p.block_row_count <= kMaxSortedRows) {
-    rank_block_rows(p, reinterpret_cast<int32_t*>(shared), order);
-    ptx::fence_proxy_async(); /* lengths lay where copies will */
-  }
+  ptx::launch_dependents(); /* whose CTAs find room when these end */
+  ptx::dependency_wait();
+  load_lengths(p, lengths);
   __syncthreads();
 
   const int warpgroup = threadIdx.x / kWarpgroup;
   if (warpgroup == 0) {
     ptx::give_registers<56>();
     if (threadIdx.x < 32) {
-      produce<Tile>(p, order, queue, ptx::shared_address(shared), full, empty);
+      produce<Tile>(p, queue, ptx::shared_address(shared), full, empty);
     } else if (threadIdx.x < 64) {
-      Scheduler(p, order, queue, keys).run();
+      Scheduler(p, lengths, queue, keys).run();
     }
   } else {
     ptx::take_registers<224>();
-    consume<Tile>(p, order, queue, shared, full, empty, warpgroup - 1);
+    consume<Tile>(p, queue, shared, full, empty, warpgroup - 1);
   }
 }
 

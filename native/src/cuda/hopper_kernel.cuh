@@ -64,15 +64,15 @@ struct HopperTile {
   static constexpr int kBarriers = kStores + kConsumers * kStoreBytes;
   static constexpr int kSlotBarriers = kBarriers + 2 * kStages * 8;
   static constexpr int kSlotTiles = kSlotBarriers + 2 * kSlots * 8;
-  static constexpr int kOrder = kSlotTiles + kSlots * sizeof(TilePlace);
-  static constexpr int kKeys = kOrder + kMaxSortedRows * 4;
+  static constexpr int kLengths = kSlotTiles + kSlots * sizeof(TilePlace);
+  static constexpr int kKeys = kLengths + kMaxSharedLengths * 2;
   static constexpr int kSharedBytes = kKeys + kMaxGrid * 4;
   static_assert(kSharedBytes <= 227 * 1024, "shared memory of a CTA");
 };
 
 template <typename Tile>
-__device__ inline void produce(const HopperParams& p, const RankedRow* order, TileQueue queue,
-                               uint32_t stages, uint32_t full, uint32_t empty) {
+__device__ inline void produce(const HopperParams& p, TileQueue queue, uint32_t stages,
+                               uint32_t full, uint32_t empty) {
   const int lane = threadIdx.x % 32;
   const int32_t last_start = p.cols - p.block_cols;
   const auto load_starts = [&](const TileWork& work, int32_t base) {
@@ -81,14 +81,14 @@ __device__ inline void produce(const HopperParams& p, const RankedRow* order, Ti
   };
   Ring<Tile::kStages> ring;
   TilePlace tile = queue.pop();
-  TileWork work = work_of<Tile>(p, order, tile);
+  TileWork work = work_of<Tile>(p, tile);
   int32_t starts = load_starts(work, 0);
   while (!tile.last()) {
     /* Not before this tile is on its way: at the start the scheduler is still dealing the next. */
     TileWork next;
     const auto look_ahead = [&] {
       tile = queue.pop();
-      next = work_of<Tile>(p, order, tile);
+      next = work_of<Tile>(p, tile);
     };
     const int32_t blocks = work.blocks(p);
     const int32_t tokens = Tile::kTokens >> work.narrow;
@@ -131,8 +131,8 @@ __device__ inline void produce(const HopperParams& p, const RankedRow* order, Ti
 }
 
 template <typename Element, typename Tile>
-__device__ inline void consume(const HopperParams& p, const RankedRow* order, TileQueue queue,
-                               char* shared, uint32_t full, uint32_t empty, int consumer) {
+__device__ inline void consume(const HopperParams& p, TileQueue queue, char* shared, uint32_t full,
+                               uint32_t empty, int consumer) {
   constexpr bool kSplitsRows = Tile::kRows > kConsumerRows;
   const int thread = threadIdx.x % kWarpgroup;
   const int32_t own_row = kSplitsRows ? consumer * kConsumerRows : 0;
@@ -145,10 +145,10 @@ __device__ inline void consume(const HopperParams& p, const RankedRow* order, Ti
   };
   Ring<Tile::kStages> ring;
   TilePlace tile = queue.pop();
-  TileWork work = work_of<Tile>(p, order, tile);
+  TileWork work = work_of<Tile>(p, tile);
   while (!tile.last()) {
     const int32_t steps = work.blocks(p) * (p.block_cols / kStepCols);
-    const int32_t row = work.block_row * p.block_rows + work.row_in_block + own_row;
+    const int32_t row = work.block_row(p) * p.block_rows + work.row_in_block + own_row;
     /* A narrow tile has half the tokens, of the CTA and of the consumer. */
     const int32_t own_tokens = kConsumerTokens >> work.narrow;
     const int32_t own_token = kSplitsRows ? 0 : consumer * own_tokens;
@@ -185,6 +185,7 @@ __device__ inline void consume(const HopperParams& p, const RankedRow* order, Ti
       ring.advance();
     }
     ptx::wgmma_wait<0>();
+    ptx::use_after_wait(sums);
     if (steps == 0) {
 #pragma unroll
       for (float& sum : sums) sum = 0.0f;
@@ -197,7 +198,7 @@ __device__ inline void consume(const HopperParams& p, const RankedRow* order, Ti
       ring.advance();
     }
     tile = queue.pop();
-    const TileWork next = work_of<Tile>(p, order, tile);
+    const TileWork next = work_of<Tile>(p, tile);
 
     if constexpr (Tile::kStoresFromStage) {
       ptx::warpgroup_sync(1 + consumer); /* all warps have multiplied by that x */
@@ -223,7 +224,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   extern __shared__ __align__(1024) char shared[];
   const uint32_t full = ptx::shared_address(shared + Tile::kBarriers);
   const uint32_t empty = full + Tile::kStages * 8;
-  auto* const order = reinterpret_cast<RankedRow*>(shared + Tile::kOrder);
+  auto* const lengths = reinterpret_cast<uint16_t*>(shared + Tile::kLengths);
   auto* const keys = reinterpret_cast<uint32_t*>(shared + Tile::kKeys);
   const TileQueue queue = {ptx::shared_address(shared + Tile::kSlotBarriers),
                            reinterpret_cast<volatile TilePlace*>(shared + Tile::kSlotTiles),
@@ -243,23 +244,22 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     }
     ptx::fence_mbarrier_init();
   }
-  if (p.block_row_count <= kMaxSortedRows) {
-    rank_block_rows(p, reinterpret_cast<int32_t*>(shared), order);
-    ptx::fence_proxy_async(); /* lengths lay where copies will */
-  }
+  ptx::launch_dependents(); /* whose CTAs find room when these end */
+  ptx::dependency_wait();
+  load_lengths(p, lengths);
   __syncthreads();
 
   const int warpgroup = threadIdx.x / kWarpgroup;
   if (warpgroup == 0) {
     ptx::give_registers<56>();
     if (threadIdx.x < 32) {
-      produce<Tile>(p, order, queue, ptx::shared_address(shared), full, empty);
+      produce<Tile>(p, queue, ptx::shared_address(shared), full, empty);
     } else if (threadIdx.x < 64) {
-      Scheduler(p, order, queue, keys).run();
+      Scheduler(p, lengths, queue, keys).run();
     }
   } else {
     ptx::take_registers<224>();
-    consume<Element, Tile>(p, order, queue, shared, full, empty, warpgroup - 1);
+    consume<Element, Tile>(p, queue, shared, full, empty, warpgroup - 1);
   }
 }
 

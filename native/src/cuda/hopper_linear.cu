@@ -3,12 +3,10 @@
  */
 #include "cuda/hopper_linear.h"
 
-#include <cuda_runtime.h>
-
 #include <algorithm>
 
-#include "cuda/cuda_check.h"
 #include "cuda/hopper_kernel.cuh"
+#include "cuda/overlapped_launch.h"
 #include "cuda/tensor_map.h"
 
 namespace djlbsr::cuda {
@@ -31,7 +29,7 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
                         info.block_cols, info.block_cols, kTileRows, kStepCols);
   p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride,
                    Tile::kXBoxTokens, kStepCols);
-  p.crow = reinterpret_cast<const int32_t*>(base + layout.crow);
+  p.rows = reinterpret_cast<const BlockRow*>(base + layout.rows);
   p.col_start = reinterpret_cast<const int32_t*>(base + layout.col_start);
   p.bias = args.bias;
   if constexpr (Tile::kStoresFromStage) {
@@ -62,12 +60,9 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   balance(p, info.max_blocks_in_row, ctas);
 
   const auto kernel = reinterpret_cast<const void*>(hopper_kernel<Element, kTileRows>);
-  DJLBSR_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   Tile::kSharedBytes));
-  void* arguments[] = {&p};
-  const dim3 grid(static_cast<unsigned>(std::min(2 * tiles, ctas))); /* of half tiles, if need be */
-  DJLBSR_CUDA(cudaLaunchKernel(kernel, grid, dim3(kHopperThreads), arguments, Tile::kSharedBytes,
-                               static_cast<cudaStream_t>(args.stream)));
+  /* Of half tiles, if need be. */
+  launch_overlapped(kernel, std::min(2 * tiles, ctas), 1, kHopperThreads, Tile::kSharedBytes,
+                    args.stream, &p);
 }
 
 }  // namespace

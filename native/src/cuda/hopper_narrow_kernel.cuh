@@ -277,6 +277,7 @@ __device__ inline void narrow_consume(const NarrowParams& p, const NarrowWork& w
     ring.advance();
   }
   ptx::wgmma_wait<0>();
+  ptx::use_after_wait(sums);
   /* Every copy has arrived and every operand is read, so that the stages are free for sums. */
   ptx::warps_sync(1 + Tile::kGroups, Tile::kGroups * 128);
   if constexpr (kSplit == 1) {

@@ -131,8 +131,9 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
     for (uint32_t flags = 0; (flags & kLastOfTile) == 0;) {
       const uint32_t chunk_full = rings.chunk_full(chunk_ring.stage);
       const uint32_t x_full = rings.x_full(x_ring.stage);
-      if (!(ptx::mbarrier_test(chunk_full, chunk_ring.parity) &
-            ptx::mbarrier_test(x_full, x_ring.parity))) {
+      /* All lanes take one way: wgmma's wait is for whole warps. */
+      if (!__all_sync(~0u, ptx::mbarrier_test(chunk_full, chunk_ring.parity) &
+                               ptx::mbarrier_test(x_full, x_ring.parity))) {
         /* Data is late: no stage may be held until it comes. */
         ptx::wgmma_wait<0>();
         release();
@@ -166,6 +167,7 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
       if ((flags & kLastOfPanel) != 0) x_ring.advance();
     }
     ptx::wgmma_wait<0>();
+    ptx::use_after_wait(sums);
     release();
     const PanelPlace place = panel_place<Tile>(p, tile);
     const int32_t row = (2 * place.pair + rank) * Tile::kTileRows + consumer * Tile::kConsumerRows;

@@ -24,7 +24,7 @@
 namespace djlbsr::cuda {
 
 template <typename Element, int kBlock, int kSlots>
-__global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPanelThreads, 1)
+__global__ void __launch_bounds__(kPanelThreads, 1)
     hopper_panel_kernel(const __grid_constant__ PanelParams p) {
   using Tile = PanelTile<kBlock, kSlots>;
   extern __shared__ __align__(1024) char shared[];
@@ -41,6 +41,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kPanelThreads, 1)
     }
     ptx::fence_mbarrier_init();
   }
+  ptx::launch_dependents(); /* whose CTAs find room when these end */
+  ptx::dependency_wait();
   ptx::cluster_sync();
 
   const int warpgroup = threadIdx.x / 128;

@@ -309,6 +309,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   ptx::warpgroup_sync(1);
   char* const buffer = shared + warp * kPanelWarpStoreBytes;
   if constexpr (kSplit == 1) {
+    ptx::use_after_wait(sums); /* else they are stored first, which no barrier lets pass */
     finish_panel<Element, Tile::kRows, false>(p, sums, buffer, work.row, work.token, warp);
   } else {
     using Share = ClusterShare<Tile, kSplit>;

@@ -9,6 +9,7 @@
 
 #include "cuda/cuda_check.h"
 #include "cuda/hopper_panel_kernel.cuh"
+#include "cuda/overlapped_launch.h"
 #include "cuda/tensor_map.h"
 
 namespace djlbsr::cuda {
@@ -85,13 +86,9 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
       std::clamp<int64_t>(kGroupBytes / (info.cols * 2 * Tile::kTokens), 1, p.token_tiles));
   p.tiles = p.pair_count * p.token_tiles;
 
-  constexpr int kBytes = Tile::kSharedBytes;
   const auto kernel = reinterpret_cast<const void*>(hopper_panel_kernel<Element, kBlock, kSlots>);
-  DJLBSR_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-  void* arguments[] = {&p};
-  const dim3 grid(static_cast<unsigned>(2 * std::min(p.tiles, multiprocessors / 2)));
-  DJLBSR_CUDA(cudaLaunchKernel(kernel, grid, dim3(kPanelThreads), arguments, kBytes,
-                               static_cast<cudaStream_t>(args.stream)));
+  launch_overlapped(kernel, 2 * std::min(p.tiles, multiprocessors / 2), 2, kPanelThreads,
+                    Tile::kSharedBytes, args.stream, &p);
 }
 
 }  // namespace

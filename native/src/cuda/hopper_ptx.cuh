@@ -263,6 +263,13 @@ __device__ inline void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+/* Keeps the compiler from moving uses of sums that wgmma writes above the wait before this. */
+template <int kCount>
+__device__ inline void use_after_wait(float (&d)[kCount]) {
+#pragma unroll
+  for (float& v : d) asm volatile("" : "+f"(v)::"memory");
+}
+
 /*
  * The descriptor of a K-major operand in rows of 128 bytes with the 128-byte swizzle, at an address
  * that is a multiple of 1024: groups of 8 rows are 1024 bytes apart. Adding 2 moves 32 bytes, 16

@@ -22,13 +22,6 @@ __device__ inline uint64_t swizzled_operand(uint32_t address) {
          uint64_t{8 * kRowBytes >> 4} << 32 | uint64_t{kRowBytes == 128 ? 1 : 2} << 62;
 }
 
-/* Keeps the compiler from moving uses of sums that wgmma writes above the wait before this. */
-template <int kCount>
-__device__ inline void use_after_wait(float (&d)[kCount]) {
-#pragma unroll
-  for (float& v : d) asm volatile("" : "+f"(v)::"memory");
-}
-
 /*
  * d = (add ? d : 0) + a * b^T, where d is 64 x 2 kCount. Register 4j + 2i + c of d in lane l of
  * warp w is row 16w + l / 4 + 8i, column 8j + 2 (l % 4) + c.

@@ -16,13 +16,15 @@
 
 #include "cuda/element.cuh"
 #include "cuda/hopper_ptx.cuh"
+#include "cuda/launch_ptx.cuh"
+#include "cuda/linear_params.h"
 
 namespace djlbsr::cuda {
 
 constexpr int kWarpgroup = 128;
-constexpr int kMaxSortedRows = 512;
-constexpr int kMaxGrid = 160; /* CTAs that the scheduler knows; an H100 has 132 */
-constexpr int kSlots = 8;     /* of tiles dealt and not yet begun */
+constexpr int kMaxSharedLengths = 1024; /* of block-rows; of more, lengths come from L2 */
+constexpr int kMaxGrid = 160;           /* CTAs that the scheduler knows; an H100 has 132 */
+constexpr int kSlots = 8;               /* of tiles dealt and not yet begun */
 /* What a CTA's time goes into: a step, one of a half tile, and a tile's start and end. */
 constexpr int kStepCost = 8;
 constexpr int kHalfStepCost = 5;
@@ -31,7 +33,7 @@ constexpr int kDealCost = 24; /* what all CTAs do while the scheduler deals once
 
 /* A weight, and how its product is cut into tiles. */
 struct ScheduleParams {
-  const int32_t* crow;
+  const BlockRow* rows; /* by falling number of blocks */
   int32_t nnzb;
   int32_t cols;
   int32_t block_rows;
@@ -71,23 +73,18 @@ inline void balance(ScheduleParams& p, int64_t longest_row, int64_t ctas) {
 
 /* One tile of work. What is loaded is clamped at its use, so that a load can stay in flight. */
 struct TileWork {
-  int32_t begin;
-  int32_t end;
-  int32_t block_row;
+  int4 loaded; /* a BlockRow */
   int32_t row_in_block;
   int32_t token;
   bool narrow; /* half the tokens */
 
-  __device__ int32_t first(const ScheduleParams& p) const { return clamp(begin, 0, p.nnzb); }
-  __device__ int32_t blocks(const ScheduleParams& p) const {
-    return clamp(clamp(end, 0, p.nnzb) - first(p), 0, p.cols / p.block_cols);
+  __device__ int32_t block_row(const ScheduleParams& p) const {
+    return clamp(loaded.x, 0, p.block_row_count - 1);
   }
-};
-
-/* A block-row, and the number of its blocks up to 65535. */
-struct RankedRow {
-  uint16_t row;
-  uint16_t blocks;
+  __device__ int32_t first(const ScheduleParams& p) const { return clamp(loaded.y, 0, p.nnzb); }
+  __device__ int32_t blocks(const ScheduleParams& p) const {
+    return clamp(loaded.z, 0, min(p.nnzb - first(p), p.cols / p.block_cols));
+  }
 };
 
 /* A tile, as it is dealt. */
@@ -101,35 +98,27 @@ struct TilePlace {
 };
 
 template <typename Tile>
-__device__ inline TileWork work_of(const ScheduleParams& p, const RankedRow* order,
-                                   TilePlace place) {
+__device__ inline TileWork work_of(const ScheduleParams& p, TilePlace place) {
   TileWork work = {};
   if (place.last()) return work;
   const uint32_t position = place.slice / p.slices_per_block_row;
-  work.block_row = p.block_row_count <= kMaxSortedRows ? order[position].row : position;
+  work.loaded = __ldg(reinterpret_cast<const int4*>(p.rows + position));
   work.row_in_block = place.slice % p.slices_per_block_row * Tile::kRows;
   work.token = (place.tokens & ~TilePlace::kNarrow) * (Tile::kTokens / 2);
   work.narrow = (place.tokens & TilePlace::kNarrow) != 0;
-  work.begin = __ldg(p.crow + work.block_row);
-  work.end = __ldg(p.crow + work.block_row + 1);
   return work;
 }
 
-/* Ranks the block-rows by falling number of blocks. lengths is scratch. */
-__device__ inline void rank_block_rows(const ScheduleParams& p, int32_t* lengths,
-                                       RankedRow* order) {
-  for (int row = threadIdx.x; row < p.block_row_count; row += blockDim.x) {
-    lengths[row] = clamp(p.crow[row + 1], 0, p.nnzb) - clamp(p.crow[row], 0, p.nnzb);
-  }
-  __syncthreads();
-  for (int row = threadIdx.x; row < p.block_row_count; row += blockDim.x) {
-    const int32_t length = lengths[row];
-    int rank = 0;
-#pragma unroll 8
-    for (int other = 0; other < p.block_row_count; ++other) {
-      rank += lengths[other] > length || (lengths[other] == length && other < row);
-    }
-    order[rank] = {static_cast<uint16_t>(row), static_cast<uint16_t>(clamp(length, 0, 0xffff))};
+/* The number of blocks of the block-row of this rank, up to 65535. */
+__device__ inline uint32_t loaded_length(const ScheduleParams& p, int32_t position) {
+  return static_cast<uint32_t>(clamp(__ldg(&p.rows[position].blocks), 0, 0xffff));
+}
+
+/* All threads: copies the lengths of the block-rows, where there is room for them. */
+__device__ inline void load_lengths(const ScheduleParams& p, uint16_t* lengths) {
+  if (p.block_row_count > kMaxSharedLengths) return;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.block_row_count; i += blockDim.x) {
+    lengths[i] = static_cast<uint16_t>(loaded_length(p, i));
   }
 }
 
@@ -177,9 +166,9 @@ struct TileQueue {
 class Scheduler {
  public:
   /* shared_keys is scratch of kMaxGrid. */
-  __device__ Scheduler(const ScheduleParams& p, const RankedRow* order, TileQueue queue,
+  __device__ Scheduler(const ScheduleParams& p, const uint16_t* lengths, TileQueue queue,
                        uint32_t* shared_keys)
-      : p_(p), order_(order), queue_(queue), shared_keys_(shared_keys) {
+      : p_(p), lengths_(lengths), queue_(queue), shared_keys_(shared_keys) {
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) {
       keys_[j] = j * 32 + lane() < gridDim.x ? j * 32 + lane() : ~0u;
@@ -216,23 +205,24 @@ class Scheduler {
 
   __device__ static uint32_t lane() { return threadIdx.x % 32; }
 
+  __device__ uint32_t length(int32_t position) const {
+    return p_.block_row_count <= kMaxSharedLengths ? lengths_[position]
+                                                   : loaded_length(p_, position);
+  }
+
   /* How many block-rows, a part from the first of those ranked, have more blocks. */
   __device__ int32_t rows_above(int32_t blocks) const {
     int32_t rows = 0;
-    if (p_.block_row_count > kMaxSortedRows) return rows;
     for (int32_t base = 0; base < p_.block_row_count; base += 32) {
       const int32_t row = base + static_cast<int32_t>(lane());
-      rows += __popc(__ballot_sync(~0u, row < p_.block_row_count && order_[row].blocks > blocks));
+      const bool above = row<p_.block_row_count&& static_cast<int32_t>(length(row))> blocks;
+      rows += __popc(__ballot_sync(~0u, above));
     }
     return rows;
   }
 
-  __device__ uint32_t cost(uint32_t position, bool narrow) const {
-    const uint32_t blocks =
-        p_.block_row_count <= kMaxSortedRows
-            ? order_[position].blocks
-            : clamp(p_.crow[position + 1], 0, p_.nnzb) - clamp(p_.crow[position], 0, p_.nnzb);
-    return blocks * p_.steps_per_block * (narrow ? kHalfStepCost : kStepCost) + kTileCost;
+  __device__ uint32_t cost(int32_t position, bool narrow) const {
+    return length(position) * p_.steps_per_block * (narrow ? kHalfStepCost : kStepCost) + kTileCost;
   }
 
   /* All tiles of block-rows by their rank and of `width` tiles of tokens. */
@@ -307,7 +297,7 @@ class Scheduler {
   }
 
   const ScheduleParams& p_;
-  const RankedRow* order_;
+  const uint16_t* lengths_;
   TileQueue queue_;
   uint32_t* shared_keys_;
   /* Work of CTA 32j + lane, beyond the least busy one's, above its number in 8 bits, which
