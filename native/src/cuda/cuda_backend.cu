@@ -82,28 +82,38 @@ void launch_for(const djlbsr_info& info, const LinearParams& params, cudaStream_
   }
 }
 
-/* The current device; the runtime keeps these attributes, so that asking costs next to nothing. */
 choice::CudaMachine current_device() {
   int index = 0;
   DJLBSR_CUDA(cudaGetDevice(&index));
   return machine(index);
 }
 
-/* In TB/s, of all devices; 0 where the driver does not tell. Not for every call: it may be slow. */
-std::vector<double> read_memory_tbs() {
-  std::vector<double> all(static_cast<size_t>(device_count()));
-  for (size_t i = 0; i < all.size(); ++i) {
-    int kilohertz = 0;
-    int bits = 0;
-    const int device = static_cast<int>(i);
-    if (cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, device) == cudaSuccess &&
-        cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, device) == cudaSuccess) {
-      all[i] = 2e3 * kilohertz * (bits / 8) * 1e-12; /* two transfers a clock */
-    } else {
-      cudaGetLastError(); /* or the next launch would seem to have failed */
-    }
+choice::CudaMachine read_machine(int device) {
+  int major = 0;
+  int minor = 0;
+  choice::CudaMachine machine = {};
+  DJLBSR_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  DJLBSR_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  DJLBSR_CUDA(
+      cudaDeviceGetAttribute(&machine.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  machine.compute_capability = 10 * major + minor;
+  int kilohertz = 0;
+  int bits = 0;
+  if (cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, device) == cudaSuccess) {
+    machine.memory_tbs = 2e3 * kilohertz * (bits / 8) * 1e-12; /* two transfers a clock */
+  } else {
+    cudaGetLastError(); /* or the next launch would seem to have failed */
   }
-  return all;
+  return machine;
+}
+
+std::vector<choice::CudaMachine> read_machines() {
+  int count = 0;
+  DJLBSR_CUDA(cudaGetDeviceCount(&count));
+  std::vector<choice::CudaMachine> machines;
+  for (int device = 0; device < count; ++device) machines.push_back(read_machine(device));
+  return machines;
 }
 
 constexpr const char* kKernelVariable = "DJLBSR_CUDA_KERNEL";
@@ -317,18 +327,11 @@ const char* kernel_name_for(const djlbsr_info& info, const djlbsr_linear_args& a
 }
 
 choice::CudaMachine machine(int device) {
-  int major = 0;
-  int minor = 0;
-  choice::CudaMachine machine = {};
-  DJLBSR_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  DJLBSR_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  DJLBSR_CUDA(
-      cudaDeviceGetAttribute(&machine.multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  machine.compute_capability = 10 * major + minor;
-  static const std::vector<double> memory_tbs = read_memory_tbs();
-  const auto index = static_cast<size_t>(device);
-  machine.memory_tbs = index < memory_tbs.size() ? memory_tbs[index] : 0;
-  return machine;
+  static const std::vector<choice::CudaMachine> machines = read_machines();
+  if (device < 0 || device >= static_cast<int>(machines.size())) {
+    DJLBSR_CUDA(cudaErrorInvalidDevice);
+  }
+  return machines[static_cast<size_t>(device)];
 }
 
 DeviceGuard::DeviceGuard(int device) : previous_(device), device_(device) {

@@ -42,13 +42,13 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
   p.panel_token_tiles = static_cast<int32_t>(
       std::clamp<int64_t>(kPanelBytes / (info.cols * 4 * Tile::kTokens), 1, p.token_tiles));
-  p.early_panels = 0;
-  p.narrow_blocks = p.nnzb; /* no row has more */
   const int tiles = p.block_row_count * p.slices_per_block_row * p.token_tiles;
+  const int ctas = std::min({tiles, multiprocessors, kMaxGrid});
+  balance(p, ctas);
+  p.narrow_blocks = p.nnzb; /* no row has more */
 
-  const auto kernel = reinterpret_cast<const void*>(hopper_fp32_kernel<Tile>);
-  launch_overlapped(kernel, std::min({tiles, multiprocessors, kMaxGrid}), 1, kFp32Threads,
-                    Tile::kSharedBytes, args.stream, &p);
+  launch_overlapped<hopper_fp32_kernel<Tile>>(ctas, 1, kFp32Threads, Tile::kSharedBytes,
+                                              args.stream, &p);
 }
 
 using Launch = void (*)(const djlbsr_info&, const void*, const djlbsr_linear_args&, int);

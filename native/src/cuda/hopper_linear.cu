@@ -57,12 +57,11 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
                std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes));
   p.panel_token_tiles = static_cast<int32_t>(std::clamp<int64_t>(panel, 1, p.token_tiles));
   const int tiles = slices * p.token_tiles;
-  balance(p, info.max_blocks_in_row, ctas);
+  balance(p, ctas);
 
-  const auto kernel = reinterpret_cast<const void*>(hopper_kernel<Element, kTileRows>);
   /* Of half tiles, if need be. */
-  launch_overlapped(kernel, std::min(2 * tiles, ctas), 1, kHopperThreads, Tile::kSharedBytes,
-                    args.stream, &p);
+  launch_overlapped<hopper_kernel<Element, kTileRows>>(std::min(2 * tiles, ctas), 1, kHopperThreads,
+                                                       Tile::kSharedBytes, args.stream, &p);
 }
 
 }  // namespace

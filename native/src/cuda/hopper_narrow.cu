@@ -53,8 +53,8 @@ void launch(const Call& call) {
     p.rows = reinterpret_cast<const BlockRow*>(base + layout.rows);
   }
 
-  launch_overlapped(reinterpret_cast<const void*>(hopper_narrow_kernel<Element, Tile, kSplit>),
-                    ctas, kSplit, Tile::kThreads, Tile::kSharedBytes, args.stream, &p);
+  launch_overlapped<hopper_narrow_kernel<Element, Tile, kSplit>>(
+      ctas, kSplit, Tile::kThreads, Tile::kSharedBytes, args.stream, &p);
 }
 
 /* Measured; NOTES-hopper.md has the times of other tiles. */

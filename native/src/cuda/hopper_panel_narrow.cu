@@ -42,9 +42,8 @@ void launch(const Call& call) {
   p.prefetch =
       prefetch_of_few_tokens(section.at<char>(section.layout.tiles),
                              section.layout.bytes - section.layout.tiles, args.tokens, ctas);
-  launch_overlapped(
-      reinterpret_cast<const void*>(hopper_panel_narrow_kernel<Element, Tile, kSplit>), ctas,
-      kSplit, Tile::kThreads, Tile::kSharedBytes, args.stream, &p);
+  launch_overlapped<hopper_panel_narrow_kernel<Element, Tile, kSplit>>(
+      ctas, kSplit, Tile::kThreads, Tile::kSharedBytes, args.stream, &p);
 }
 
 /*

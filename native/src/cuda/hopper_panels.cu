@@ -86,9 +86,9 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
       std::clamp<int64_t>(kGroupBytes / (info.cols * 2 * Tile::kTokens), 1, p.token_tiles));
   p.tiles = p.pair_count * p.token_tiles;
 
-  const auto kernel = reinterpret_cast<const void*>(hopper_panel_kernel<Element, kBlock, kSlots>);
-  launch_overlapped(kernel, 2 * std::min(p.tiles, multiprocessors / 2), 2, kPanelThreads,
-                    Tile::kSharedBytes, args.stream, &p);
+  launch_overlapped<hopper_panel_kernel<Element, kBlock, kSlots>>(
+      2 * std::min(p.tiles, multiprocessors / 2), 2, kPanelThreads, Tile::kSharedBytes, args.stream,
+      &p);
 }
 
 }  // namespace

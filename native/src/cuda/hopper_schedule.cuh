@@ -4,11 +4,10 @@
  * Which CTA of a persistent Hopper kernel computes which tiles, and the pieces that hand them on.
  *
  * Tiles are ordered by panels of tokens whose x fits in half of L2, inside a panel by falling
- * number of stored blocks. Block-rows that would outlast two panels begin the last panels together,
- * lest they end long after all others; those that would outlast everything are cut to half tiles of
- * tokens. A scheduler warp of every CTA deals the tiles out, the longest to the CTA with the least
- * work so far: all CTAs compute the same deal, so that none has to tell another and no counter in
- * global memory is needed.
+ * number of stored blocks. Block-rows that would end long after all others go first, in all panels;
+ * those that would outlast everything are cut to half tiles of tokens. A scheduler warp of every
+ * CTA deals the tiles out, the longest to the CTA with the least work so far: all CTAs compute the
+ * same deal, so that none has to tell another and no counter in global memory is needed.
  */
 #pragma once
 
@@ -44,13 +43,12 @@ struct ScheduleParams {
   int32_t token_tiles;
   int32_t token_halves; /* half tiles that have tokens */
   int32_t panel_token_tiles;
-  int32_t early_blocks; /* a block-row of more begins the last panels early_panels early */
-  int32_t early_panels;
+  int32_t long_blocks;   /* a block-row of more goes before all others */
   int32_t narrow_blocks; /* a block-row of more is cut to half tiles */
 };
 
-/* Sets the last three, for so many CTAs; the others are set. */
-inline void balance(ScheduleParams& p, int64_t longest_row, int64_t ctas) {
+/* Sets the last two, for so many CTAs; the others are set. */
+inline void balance(ScheduleParams& p, int64_t ctas) {
   const double steps_cost = static_cast<double>(p.steps_per_block) * kStepCost;
   const auto blocks_of = [&](double cost) {
     return static_cast<int32_t>(std::clamp((cost - kTileCost) / steps_cost, 0.0, 1e9));
@@ -59,10 +57,9 @@ inline void balance(ScheduleParams& p, int64_t longest_row, int64_t ctas) {
   const double mean = static_cast<double>(p.nnzb) / p.block_row_count;
   /* A CTA's share of a tile of tokens. */
   const double share = (mean * steps_cost + kTileCost) * slices / static_cast<double>(ctas);
+  /* In the last panel it would end later than the others by a panel and a tenth of everything. */
   const double panel = share * p.panel_token_tiles;
-  const double longest = static_cast<double>(longest_row) * steps_cost + kTileCost;
-  p.early_blocks = blocks_of(2 * panel);
-  p.early_panels = static_cast<int32_t>(std::min(longest / panel, 1e6));
+  p.long_blocks = blocks_of(panel + std::max(panel, 0.1 * share * p.token_tiles));
   /* Beyond a CTA's share and the mean, and longer than a tile's own cost makes up for. */
   const double narrow =
       std::max({1.5 * share * p.token_tiles, 2.5 * mean * steps_cost, 8.0 * kTileCost});
@@ -176,25 +173,27 @@ class Scheduler {
   }
 
   __device__ __forceinline__ void run() {
-    const int32_t early_rows = p_.early_panels == 0 ? 0 : rows_above(p_.early_blocks);
+    const int32_t long_rows = rows_above(p_.long_blocks);
     const int32_t narrow_rows = rows_above(p_.narrow_blocks);
-    const int32_t panels = (p_.token_tiles - 1) / p_.panel_token_tiles + 1;
-    const int32_t early_panel = max(panels - 1 - p_.early_panels, 0);
-    for (int32_t panel = 0; panel < panels; ++panel) {
-      /* The early block-rows and the others, of each the narrow ones and the wide. */
 #pragma unroll 1 /* one copy of the code */
-      for (int part = 0; part < 4; ++part) {
-        const bool early = part < 2;
-        const bool narrow = part % 2 == 0;
-        if (early && panel > early_panel) continue;
-        const int32_t begin = early ? 0 : early_rows;
-        const int32_t end = early ? early_rows : p_.block_row_count;
-        const int32_t narrow_end = clamp(narrow_rows, begin, end);
-        const int32_t end_panel = early && panel == early_panel ? panels : panel + 1;
-        const int32_t tokens = panel * p_.panel_token_tiles;
-        const int32_t tokens_end = min(end_panel * p_.panel_token_tiles, p_.token_tiles);
-        deal(narrow ? begin : narrow_end, narrow ? narrow_end - begin : end - narrow_end, tokens,
-             tokens_end - tokens, narrow);
+    for (int pass = 0; pass < 2; ++pass) {
+      const bool first = pass == 0;
+      const int32_t begin = first ? 0 : long_rows;
+      const int32_t end = first ? long_rows : p_.block_row_count;
+      if (begin == end) continue;
+      const int32_t narrow_end = clamp(narrow_rows, begin, end);
+      /* A few long block-rows of one panel would not give every CTA a tile. */
+      const int32_t slices = (end - begin) * p_.slices_per_block_row;
+      const int32_t panel =
+          first ? max(p_.panel_token_tiles, gridDim.x / slices + 1) : p_.panel_token_tiles;
+      for (int32_t tokens = 0; tokens < p_.token_tiles; tokens += panel) {
+        const int32_t width = min(panel, p_.token_tiles - tokens);
+#pragma unroll 1
+        for (int part = 0; part < 2; ++part) {
+          const bool narrow = part == 0;
+          deal(narrow ? begin : narrow_end, narrow ? narrow_end - begin : end - narrow_end, tokens,
+               width, narrow);
+        }
       }
     }
     queue_.push({TilePlace::kNoTile, 0});

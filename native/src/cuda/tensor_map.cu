@@ -4,29 +4,13 @@
 #include "cuda/tensor_map.h"
 
 #include <cudaTypedefs.h>
-#include <cuda_runtime.h>
 
 #include "common/error.h"
 #include "common/meta.h"
-#include "cuda/cuda_check.h"
+#include "cuda/driver.h"
 
 namespace djlbsr::cuda {
 namespace {
-
-/* From the driver that the runtime has loaded: nothing links to libcuda. */
-PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
-  static const PFN_cuTensorMapEncodeTiled_v12000 encoder = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result = {};
-    DJLBSR_CUDA(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                 cudaEnableDefault, &result));
-    if (result != cudaDriverEntryPointSuccess || function == nullptr) {
-      fail(DJLBSR_CUDA_ERROR, "the NVIDIA driver has no cuTensorMapEncodeTiled; update the driver");
-    }
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-  }();
-  return encoder;
-}
 
 CUtensorMapDataType element_of(int32_t dtype) {
   return dtype == DJLBSR_FLOAT32   ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
@@ -43,12 +27,14 @@ CUtensorMap tensor_map(const char* name, const void* data, int32_t dtype, int64_
   const cuuint64_t strides[] = {static_cast<cuuint64_t>(stride * size)};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(box_cols), static_cast<cuuint32_t>(box_rows)};
   const cuuint32_t steps[] = {1, 1};
+  static const auto encoder =
+      driver_function<PFN_cuTensorMapEncodeTiled_v12000>("cuTensorMapEncodeTiled");
   CUtensorMap map;
-  const CUresult status = tensor_map_encoder()(
-      &map, element_of(dtype), 2, const_cast<void*>(data), sizes, strides, box, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE,
-      box_cols * size == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status =
+      encoder(&map, element_of(dtype), 2, const_cast<void*>(data), sizes, strides, box, steps,
+              CU_TENSOR_MAP_INTERLEAVE_NONE,
+              box_cols * size == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) {
     fail(DJLBSR_CUDA_ERROR,
          "cuTensorMapEncodeTiled gave CUresult %d for %s at %p, %lld rows, %lld columns, stride "

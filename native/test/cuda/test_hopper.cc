@@ -113,7 +113,7 @@ void integers() {
                    "half tiles, skewed");
     }
     equals_other(rng, Matrix(rng, 1030, 3, 64, 64, dtype, "random"), 64, DJLBSR_NONE,
-                 "more block-rows than are sorted");
+                 "more block-rows than have lengths in shared memory");
     equals_other(rng, Matrix(rng, 3, 80, 64, 64, dtype, "full"), 300, DJLBSR_NONE,
                  "more blocks in a row than lanes");
     /* Both forms of chunk, two tiles of rows and more, panels without a square of one tile. */
@@ -171,18 +171,21 @@ void deterministic() {
 /* Nothing may hang either. */
 void altered_packed_bytes() {
   Rng rng(23);
+  const auto alter = [&](const Matrix& m, int64_t tokens) {
+    const CudaPacked packed(m);
+    const DeviceBytes x(Array(m.dtype, tokens * m.cols));
+    const DeviceBytes y(Array(m.dtype, tokens * m.rows));
+    const djlbsr_linear_args args = arguments(m, x.get(), y.get(), tokens);
+    served_by_hopper(packed, args);
+    apply_altered_bytes(rng, packed, args);
+  };
   for (const auto& block : kBlocks) {
     for (int64_t blocks : {1, 3}) {
-      const int64_t tokens = 70;
-      const Matrix m(rng, blocks, 2 * blocks - 1, block[0], block[1], DJLBSR_FLOAT16, "full");
-      const CudaPacked packed(m);
-      const DeviceBytes x(Array(m.dtype, tokens * m.cols));
-      const DeviceBytes y(Array(m.dtype, tokens * m.rows));
-      const djlbsr_linear_args args = arguments(m, x.get(), y.get(), tokens);
-      served_by_hopper(packed, args);
-      apply_altered_bytes(rng, packed, args);
+      alter(Matrix(rng, blocks, 2 * blocks - 1, block[0], block[1], DJLBSR_FLOAT16, "full"), 70);
     }
   }
+  /* More tiles than multiprocessors: hopper_narrow takes the block-rows by length. */
+  alter(Matrix(rng, 200, 1, 64, 64, DJLBSR_FLOAT16, "full"), 256);
 }
 
 }  // namespace
