@@ -40,6 +40,7 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.steps_per_block = (p.block_cols - 1) / Fp32Terms::kStepCols + 1;
   p.slices_per_block_row = p.block_rows / Tile::kRows;
   p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
+  p.token_halves = 2 * p.token_tiles;
   p.panel_token_tiles = static_cast<int32_t>(
       std::clamp<int64_t>(kPanelBytes / (info.cols * 4 * Tile::kTokens), 1, p.token_tiles));
   const int tiles = p.block_row_count * p.slices_per_block_row * p.token_tiles;

@@ -44,7 +44,6 @@ struct Fp32Params : ScheduleParams {
   float* y;
   int64_t x_stride;
   int64_t y_stride;
-  int32_t tokens;
   int32_t activation;
 };
 

@@ -40,7 +40,6 @@ struct HopperParams : ScheduleParams {
   const void* bias; /* or null */
   void* y;
   int64_t y_stride;
-  int32_t tokens;
   int32_t activation;
 };
 
@@ -91,8 +90,9 @@ __device__ inline void produce(const HopperParams& p, TileQueue queue, uint32_t 
       next = work_of<Tile>(p, tile);
     };
     const int32_t blocks = work.blocks(p);
-    const int32_t tokens = Tile::kTokens >> work.narrow;
-    const uint32_t stage_bytes = Tile::kValueBytes + tokens * kStepCols * 2;
+    const int32_t tokens = min(Tile::kTokens >> work.narrow, p.tokens);
+    const int32_t boxes = (tokens - 1) / Tile::kXBoxTokens + 1;
+    const uint32_t stage_bytes = Tile::kValueBytes + boxes * Tile::kXBoxBytes;
     for (int32_t i = 0; i < blocks; ++i) {
       if (i > 0 && i % 32 == 0) starts = load_starts(work, i);
       const int32_t start = clamp(__shfl_sync(~0u, starts, i % 32), 0, last_start);
@@ -106,7 +106,7 @@ __device__ inline void produce(const HopperParams& p, TileQueue queue, uint32_t 
           ptx::load_box(stage, &p.values, col, row, barrier);
 #pragma unroll
           for (int box = 0; box < Tile::kTokens / Tile::kXBoxTokens; ++box) {
-            if (box * Tile::kXBoxTokens >= tokens) break;
+            if (box >= boxes) break;
             ptx::load_box(stage + Tile::kValueBytes + box * Tile::kXBoxBytes, &p.x, start + col,
                           work.token + box * Tile::kXBoxTokens, barrier);
           }

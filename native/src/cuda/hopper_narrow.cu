@@ -3,6 +3,8 @@
  */
 #include "cuda/hopper_narrow.h"
 
+#include <algorithm>
+
 #include "common/meta.h"
 #include "cuda/hopper_narrow_kernel.cuh"
 #include "cuda/overlapped_launch.h"
@@ -27,7 +29,8 @@ void launch(const Call& call) {
   NarrowParams p = {};
   p.values = tensor_map("values", base + layout.values, info.dtype, info.nnzb * info.block_rows,
                         info.block_cols, info.block_cols, Tile::kRows, kNarrowStepCols);
-  p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, Tile::kTokens,
+  p.box_tokens = static_cast<int32_t>(std::min<int64_t>(Tile::kTokens, args.tokens));
+  p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, p.box_tokens,
                    kNarrowStepCols);
   p.crow = reinterpret_cast<const int32_t*>(base + layout.crow);
   p.col_start = reinterpret_cast<const int32_t*>(base + layout.col_start);

@@ -31,7 +31,7 @@ constexpr int kNarrowStepCols = 64; /* 128 bytes, a row of the swizzle */
 
 struct NarrowParams {
   CUtensorMap values; /* [nnzb * block_rows, block_cols] in boxes of tile rows x 64 */
-  CUtensorMap x;      /* [tokens, cols] in boxes of tile tokens x 64 */
+  CUtensorMap x;      /* [tokens, cols] in boxes of box_tokens x 64 */
   const int32_t* crow;
   const int32_t* col_start;
   L2Prefetch prefetch;
@@ -47,6 +47,7 @@ struct NarrowParams {
   int32_t slices_per_block_row;
   int32_t token_tiles;
   int32_t tokens;
+  int32_t box_tokens; /* of a tile, or all there are */
   int32_t activation;
 };
 
@@ -94,7 +95,7 @@ __device__ inline NarrowWork narrow_work(const NarrowParams& p) {
   }
   NarrowWork work;
   work.row_in_block = (slice - position * p.slices_per_block_row) * Tile::kRows;
-  work.token = (tile - slice * p.token_tiles) * Tile::kTokens;
+  work.token = first_token((tile - slice * p.token_tiles) * Tile::kTokens, Tile::kTokens, p.tokens);
   /* The clamps keep a packed weight of altered bytes inside its buffers. */
   work.block_row = clamp(row.x, 0, p.block_row_count - 1);
   work.first_block = clamp(row.y, 0, p.nnzb);
@@ -122,7 +123,7 @@ __device__ inline void narrow_produce(const NarrowParams& p, const NarrowWork& w
   int32_t starts = load_starts(first);
   const auto load_values = [&](int32_t block, int32_t col, const Ring<Tile::kStages>& ring) {
     const uint32_t barrier = full + ring.stage * 8;
-    ptx::mbarrier_expect_bytes(barrier, Tile::kStageBytes);
+    ptx::mbarrier_expect_bytes(barrier, Tile::kValueBytes + p.box_tokens * kNarrowStepCols * 2);
     const int32_t row = (work.first_block + block) * p.block_rows + work.row_in_block;
     ptx::load_box(stages + ring.stage * Tile::kStageBytes, &p.values, col, row, barrier);
   };

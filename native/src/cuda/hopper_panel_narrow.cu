@@ -1,6 +1,8 @@
 /*
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  */
+#include <algorithm>
+
 #include "cuda/hopper_panel_narrow_kernel.cuh"
 #include "cuda/hopper_panels.h"
 #include "cuda/overlapped_launch.h"
@@ -22,8 +24,9 @@ void launch(const Call& call) {
   const djlbsr_linear_args& args = call.args;
   const PanelSection section(info, call.packed);
   NarrowPanelParams p = {};
+  p.box_tokens = static_cast<int32_t>(std::min<int64_t>(Tile::kTokens, args.tokens));
   p.x =
-      tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, Tile::kTokens, 64);
+      tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, p.box_tokens, 64);
   p.tiles = section.at<PanelTileSteps>(section.layout.tiles);
   p.steps = section.at<PanelStep>(section.layout.steps);
   p.chunks = section.at<char>(section.layout.chunks);

@@ -25,7 +25,7 @@
 namespace djlbsr::cuda {
 
 struct NarrowPanelParams {
-  CUtensorMap x; /* [tokens, cols] in boxes of piece tokens x 64 */
+  CUtensorMap x; /* [tokens, cols] in boxes of box_tokens x 64 */
   L2Prefetch prefetch;
   const PanelTileSteps* tiles;
   const PanelStep* steps;
@@ -37,6 +37,7 @@ struct NarrowPanelParams {
   int32_t step_count;
   int32_t most_steps; /* of a tile */
   int32_t tokens;
+  int32_t box_tokens; /* of a piece, or all there are */
   int32_t rows;
   int32_t activation;
   int32_t token_tiles;
@@ -95,7 +96,8 @@ __device__ inline NarrowPanelWork narrow_panel_work(const NarrowPanelParams& p) 
   NarrowPanelWork work;
   work.consumer = consumer % kPanelConsumers;
   work.row = consumer * Tile::kRows;
-  work.token = (piece - consumer * p.token_tiles) * Tile::kTokens;
+  work.token =
+      first_token((piece - consumer * p.token_tiles) * Tile::kTokens, Tile::kTokens, p.tokens);
   /* The clamps keep a packed weight of altered bytes inside its buffers, and its calls short. */
   const int32_t begin = clamp(steps.x, 0, p.step_count);
   const int32_t count = clamp(steps.y - begin, 0, min(p.step_count - begin, p.most_steps));
@@ -164,7 +166,7 @@ __device__ inline void narrow_panel_produce(const NarrowPanelParams& p, const Na
           const uint32_t barrier = full + ring.stage * 8;
           const uint32_t x = base + ring.stage * Tile::kStageBytes;
           ptx::store_shared(base + Tile::kMasks + ring.stage * 8, low, high);
-          ptx::mbarrier_expect_bytes(barrier, bytes + (needs[0] + needs[1]) * Tile::kBoxBytes);
+          ptx::mbarrier_expect_bytes(barrier, bytes + (needs[0] + needs[1]) * p.box_tokens * 128);
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             if (!needs[half]) continue;

@@ -31,7 +31,7 @@ __device__ inline void produce_x(const PanelParams& p, const PanelRings<Tile>& r
       ptx::mbarrier_wait(rings.x_empty(ring.stage), ring.parity ^ 1);
       if (lane == 0) {
         const uint32_t barrier = rings.x_full(ring.stage);
-        ptx::mbarrier_expect_bytes(barrier, Tile::kXBytes);
+        ptx::mbarrier_expect_bytes(barrier, 2 * p.box_tokens * 128);
         ptx::load_box_for_pair(rings.x(ring.stage) + rank * Tile::kBoxBytes, &p.x,
                                Tile::kRowsOnM ? col : col + rank * 64,
                                Tile::kRowsOnM ? place.token + rank * 128 : place.token, barrier);

@@ -22,7 +22,7 @@ constexpr uint32_t kLastOfPanel = 1;
 constexpr uint32_t kLastOfTile = 2;
 
 struct PanelParams {
-  CUtensorMap x; /* [tokens, cols] in boxes of 128 tokens x 64 */
+  CUtensorMap x; /* [tokens, cols] in boxes of box_tokens x 64 */
   const int32_t* pairs;
   const PanelEntry* entries;
   const PanelStep* steps;
@@ -36,6 +36,7 @@ struct PanelParams {
   int32_t entry_count;
   int32_t step_count;
   int32_t tokens;
+  int32_t box_tokens; /* 128, or all there are */
   int32_t rows;
   int32_t activation;
   int32_t token_tiles;
@@ -122,7 +123,7 @@ __device__ inline PanelPlace panel_place(const PanelParams& p, int32_t tile) {
   const int32_t width = min(p.group_token_tiles, p.token_tiles - first);
   const int32_t in_group = tile % group_tiles;
   place.pair = in_group / width;
-  place.token = (first + in_group % width) * Tile::kTokens;
+  place.token = first_token((first + in_group % width) * Tile::kTokens, Tile::kTokens, p.tokens);
   place.begin = clamp(__ldg(p.pairs + place.pair), 0, p.entry_count);
   place.end = clamp(__ldg(p.pairs + place.pair + 1), place.begin,
                     min(place.begin + p.panels, p.entry_count));

@@ -65,7 +65,9 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   using Tile = PanelTile<kBlock, kSlots>;
   const PanelSection section(info, packed);
   PanelParams p = {};
-  p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, 128, 64);
+  p.box_tokens = static_cast<int32_t>(std::min<int64_t>(128, args.tokens));
+  p.x =
+      tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, p.box_tokens, 64);
   p.pairs = section.at<int32_t>(section.layout.pairs);
   p.entries = section.at<PanelEntry>(section.layout.entries);
   p.steps = section.at<PanelStep>(section.layout.steps);

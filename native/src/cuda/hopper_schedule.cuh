@@ -40,8 +40,10 @@ struct ScheduleParams {
   int32_t block_row_count;
   int32_t steps_per_block; /* the length of a block in the kernel's steps */
   int32_t slices_per_block_row;
+  int32_t tokens;
   int32_t token_tiles;
-  int32_t token_halves; /* half tiles that have tokens */
+  int32_t
+      token_halves; /* half tiles that have tokens, or 2 * token_tiles where none shall be cut */
   int32_t panel_token_tiles;
   int32_t long_blocks;   /* a block-row of more goes before all others */
   int32_t narrow_blocks; /* a block-row of more is cut to half tiles */
@@ -94,6 +96,14 @@ struct TilePlace {
   __device__ bool last() const { return slice == kNoTile; }
 };
 
+/*
+ * The first token of a tile: the last tile reaches back over tokens of the one before, whose bits
+ * it writes again, since rows past the last of x take the copy engine longer than rows that exist.
+ */
+__device__ inline int32_t first_token(int32_t token, int32_t tile_tokens, int32_t tokens) {
+  return max(min(token, tokens - tile_tokens), 0);
+}
+
 template <typename Tile>
 __device__ inline TileWork work_of(const ScheduleParams& p, TilePlace place) {
   TileWork work = {};
@@ -101,8 +111,9 @@ __device__ inline TileWork work_of(const ScheduleParams& p, TilePlace place) {
   const uint32_t position = place.slice / p.slices_per_block_row;
   work.loaded = __ldg(reinterpret_cast<const int4*>(p.rows + position));
   work.row_in_block = place.slice % p.slices_per_block_row * Tile::kRows;
-  work.token = (place.tokens & ~TilePlace::kNarrow) * (Tile::kTokens / 2);
   work.narrow = (place.tokens & TilePlace::kNarrow) != 0;
+  work.token = first_token((place.tokens & ~TilePlace::kNarrow) * (Tile::kTokens / 2),
+                           Tile::kTokens >> work.narrow, p.tokens);
   return work;
 }
 
@@ -188,11 +199,17 @@ class Scheduler {
           first ? max(p_.panel_token_tiles, gridDim.x / slices + 1) : p_.panel_token_tiles;
       for (int32_t tokens = 0; tokens < p_.token_tiles; tokens += panel) {
         const int32_t width = min(panel, p_.token_tiles - tokens);
+        const int32_t wide = min(width, p_.token_halves / 2 - tokens); /* not half empty */
 #pragma unroll 1
-        for (int part = 0; part < 2; ++part) {
-          const bool narrow = part == 0;
-          deal(narrow ? begin : narrow_end, narrow ? narrow_end - begin : end - narrow_end, tokens,
-               width, narrow);
+        for (int part = 0; part < 3; ++part) {
+          const int32_t from = part == 0 ? begin : narrow_end;
+          const int32_t to = part == 0 ? narrow_end : end;
+          const int32_t first_tile = part < 2 ? tokens : tokens + wide;
+          deal(from, to - from, first_tile,
+               part == 0   ? width
+               : part == 1 ? wide
+                           : width - wide,
+               part != 1);
         }
       }
     }
