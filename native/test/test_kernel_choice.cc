@@ -127,10 +127,24 @@ int main() {
     c.tokens = 65;
     c.rows = 67 * 64;
   });
-  for (int64_t tokens : {1024, 1025}) {
-    expect_changed(tokens == 1024 ? narrow : rows64, "3 tiles a multiprocessor", [=](Call& c) {
-      c.tokens = tokens;
-      c.rows = 99 * 64;
+  /* Persistent tiles a multiprocessor, and their steps. */
+  const struct {
+    int64_t block_rows, block_row_count, tokens;
+    double steps; /* a block-row */
+    const char* kernel;
+  } lengths[] = {
+      {64, 99, 1160, 8, narrow},     {64, 99, 1161, 8, rows64},    {64, 99, 3413, 4.9, narrow},
+      {64, 99, 3414, 4.9, rows64},   {64, 4000, 320, 8, narrow},   {64, 4000, 321, 8, rows64},
+      {128, 99, 512, 23, narrow},    {128, 99, 513, 23, rows128},  {128, 99, 1024, 6.9, narrow},
+      {128, 99, 1025, 6.9, rows128}, {128, 99, 5461, 3.9, narrow}, {128, 99, 5462, 3.9, rows128},
+      {128, 66, 257, 24, narrow},    {128, 65, 259, 24, rows128},  {128, 99, 375, 24, narrow},
+      {128, 99, 376, 24, rows128},   {128, 8, 256, 24, narrow},    {128, 8, 257, 24, rows128}};
+  for (const auto& length : lengths) {
+    expect_changed(length.kernel, "length of a tile", [&](Call& c) {
+      c.block_rows = length.block_rows;
+      c.rows = length.block_row_count * length.block_rows;
+      c.nnzb = static_cast<int64_t>(length.steps * static_cast<double>(length.block_row_count));
+      c.tokens = length.tokens;
     });
   }
   const auto small_blocks = [](Call& c) {

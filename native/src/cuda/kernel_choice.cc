@@ -93,12 +93,21 @@ bool above_64_tokens(const djlbsr_info&, const djlbsr_linear_args& args, int) {
 
 /*
  * From 17 tokens on hopper_narrow is faster than sm80_f16_stream, and than the persistent kernels
- * up to about three tiles of 64 x 256 a multiprocessor; these compute 256 or 512 tokens in any
- * case.
+ * where these have few tiles a multiprocessor or short ones. With long ones and blocks of 128 rows
+ * it is not: a lone CTA has too little under way, and each of two waves takes its time.
  */
 bool few_tiles(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
-  return args.tokens > 16 &&
-         (args.tokens <= 128 || info.rows / 64 * ((args.tokens - 1) / 256 + 1) <= 396);
+  if (args.tokens <= 16) return false;
+  if (args.tokens <= 128) return true;
+  const auto tokens = static_cast<double>(args.tokens);
+  /* Persistent tiles, of 128 x 256 or 64 x 512, a multiprocessor, and steps of 64 columns a tile.
+   */
+  const double tiles = static_cast<double>(info.rows) / 128 * tokens / 256 / 132;
+  const double steps = static_cast<double>(info.nnzb * info.block_cols) / 64 /
+                       static_cast<double>(info.rows / info.block_rows);
+  if (info.block_rows % 128 != 0) return tokens <= 320 || tiles <= (steps < 5 ? 5 : 1.7);
+  if (steps >= 24 && tokens > 256) return tiles > 0.5 && tiles < 1.1;
+  return tiles <= (steps < 4 ? 16 : steps < 7 ? 3 : 1.5);
 }
 
 /*
