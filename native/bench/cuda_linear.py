@@ -11,10 +11,10 @@ Random data; every case is checked against float64 before it is timed; the candi
 turns. "useful" counts 2 * stored elements * tokens operations, "dense-equivalent" 2 * rows * cols *
 tokens; "speed-up" is over cuBLAS on a fully dense random weight, in the same turns.
 
-Suites: grid (every block, sparsity, number of tokens and shape; random; fp16), peers (all that others
-offer, on large layers and a few decode sizes), patterns, dtypes (bf16, fp32, TF32), epilogue (bias
-and activations), fallback (PyTorch's BSR without Triton), tuned_2_4 (cuSPARSELt's best algorithm).
-Each has a share of --seconds; what does not fit is left out and counted.
+Suites: grid (every block, sparsity, number of tokens and shape; random; fp16), ragged (numbers of
+tokens that are no power of two), peers (all that others offer, on large layers and a few decode
+sizes), patterns, dtypes (bf16, fp32, TF32), epilogue (bias and activations), fallback (PyTorch's BSR
+without Triton), tuned_2_4 (cuSPARSELt's best algorithm). Each has a share of --seconds; what does not fit is left out and counted.
 """
 
 import argparse

@@ -15,6 +15,7 @@ import numpy as np
 BLOCKS = ((64, 64), (128, 128), (32, 32), (16, 16), (32, 64), (8, 8))
 SPARSITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.875, 0.9, 0.95)
 TOKENS = (8192, 2048, 512, 128, 64, 16, 8, 1)
+RAGGED_TOKENS = (100, 200, 300, 600, 1000)
 SHAPES = ((8192, 8192), (11008, 4096), (4096, 11008), (3072, 768), (768, 3072), (1024, 4096))
 PATTERNS = ("random", "skewed rows", "banded", "empty rows", "equal rows")
 
@@ -97,8 +98,8 @@ class Group:
 
 
 # name: share of the time. A suite gets what the ones before it left over, too.
-SUITES = {"grid": 0.48, "peers": 0.22, "patterns": 0.09, "dtypes": 0.11, "epilogue": 0.05,
-          "fallback": 0.04, "tuned_2_4": 0.01}
+SUITES = {"grid": 0.45, "ragged": 0.03, "peers": 0.22, "patterns": 0.09, "dtypes": 0.11,
+          "epilogue": 0.05, "fallback": 0.04, "tuned_2_4": 0.01}
 
 TRITON = ("torch_bsr_triton", "torch_triton_addmm")
 SEMI_STRUCTURED = ("cusparselt_2_4",)
@@ -117,6 +118,14 @@ def _grid() -> Iterator[Group]:
         for tokens in TOKENS:
             yield Group("grid", _weights(rows, cols, block, SPARSITIES), tokens,
                         ("cublas_dense", "cublas_densified", "djlbsr_auto"))
+
+
+def _ragged() -> Iterator[Group]:
+    """Numbers of tokens as requests have them."""
+    for (rows, cols), block in itertools.product(SHAPES[:3], BLOCKS[:4]):
+        for tokens in RAGGED_TOKENS:
+            yield Group("ragged", _weights(rows, cols, block, (0.5, 0.875)), tokens,
+                        ("cublas_dense", "djlbsr_auto"))
 
 
 def _peers() -> Iterator[Group]:
@@ -144,7 +153,7 @@ def _peers() -> Iterator[Group]:
 def _patterns() -> Iterator[Group]:
     for tokens, block in itertools.product((8192, 2048, 128), BLOCKS):
         weights = tuple(Weight(8192, 8192, block, 0.875, pattern)
-                        for pattern in ("random", "skewed rows", "banded", "empty rows"))
+                        for pattern in PATTERNS)
         yield Group("patterns", weights, tokens)
 
 
@@ -181,7 +190,7 @@ def _tuned_2_4() -> Iterator[Group]:
 
 def groups(suite: str) -> list[Group]:
     """The groups of a suite, the most telling first."""
-    makers = {"grid": _grid, "peers": _peers, "patterns": _patterns, "dtypes": _dtypes,
+    makers = {"grid": _grid, "ragged": _ragged, "peers": _peers, "patterns": _patterns, "dtypes": _dtypes,
               "epilogue": _epilogue, "fallback": _fallback, "tuned_2_4": _tuned_2_4}
     return list(makers[suite]())
 

@@ -227,6 +227,17 @@ def _epilogue_table(records: list[dict]) -> Iterable[str]:
                        disable_numparse=True)
 
 
+def _ragged_table(records: list[dict]) -> Iterable[str]:
+    chosen = select(records, suite="ragged")
+    if chosen:
+        yield ("Other numbers of tokens, fp16, random: speed-up over cuBLAS on a dense weight (with the "
+               "automatic choice of dense)")
+        yield _pivot(chosen, lambda r: f"T={r['tokens']}",
+                     lambda r: f"{speed_up(r):.2f}x ({speed_up(r, 'djlbsr_auto'):.2f}x)",
+                     "layer, removed, block",
+                     lambda r: f"{r['rows']}×{r['cols']}, {_percent(r['sparsity'])}, {block_name(r)}")
+
+
 def _pattern_table(records: list[dict]) -> Iterable[str]:
     chosen = select(records, suite="patterns")
     if chosen:
@@ -258,7 +269,8 @@ def markdown(result: dict) -> str:
         f"{machine['pytorch']}, {result['date'][:10]}; {result['cases']} cases in {result['seconds']:.0f} s, "
         f"{result['wrong_cases']} wrong; cuBLAS fp16 8192³ {ceilings['cublas_fp16_tflops']:.0f} TFLOP/s, copy "
         f"{ceilings['copy_terabytes_per_second']:.2f} TB/s",
-        *_headline(records), *_grid_tables(records), *_slower_than_dense(records), *_peer_tables(records),
+        *_headline(records), *_grid_tables(records), *_ragged_table(records),
+        *_slower_than_dense(records), *_peer_tables(records),
         *_dtype_table(records), *_epilogue_table(records), *_pattern_table(records),
         *_fallback_table(records), *_packing_table(records),
         "Host time of a call, µs: " + ", ".join(f"{name} {us}" for name, us in result["host_us"].items()),
