@@ -166,8 +166,8 @@ int main() {
   } pieces[] = {{9216, 4096, 32, 0.125, {stream, stream}},
                 {9216, 4096, 33, 0.125, {split4, split4}},
                 {9216, 4096, 64, 0.125, {split4, split4}},
-                {9216, 4096, 128, 0.125, {split2, split2}},
-                {9216, 4096, 192, 0.125, {panels_narrow, panels_narrow}},
+                {9216, 4096, 128, 0.125, {split2, narrow}},
+                {9216, 4096, 192, 0.125, {panels_narrow, narrow}},
                 {9216, 4096, 320, 0.125, {panels_narrow, panels_narrow}},
                 {9216, 4096, 384, 0.125, {panels, panels}},
                 {5504, 4096, 64, 0.125, {split8, stream}},
@@ -176,18 +176,18 @@ int main() {
                 {5632, 4096, 64, 0.35, {split4, split4}},
                 {8192, 4096, 64, 0.05, {stream, stream}},
                 {8320, 4096, 64, 0.05, {split4, split4}},
-                {1536, 4096, 64, 0.125, {split8, split8}},
-                {4096, 3072, 64, 0.35, {split8, split8}},
-                {4096, 2944, 64, 0.35, {split4, split4}},
-                {3072, 768, 64, 0.05, {split2, split2}},
-                {3072, 640, 64, 0.05, {panels_narrow, panels_narrow}},
-                {4096, 6144, 512, 0.125, {split2, split2}},
+                {1536, 4096, 64, 0.125, {split8, narrow_split}},
+                {4096, 3072, 64, 0.35, {split8, narrow_split}},
+                {4096, 2944, 64, 0.35, {split4, narrow_split}},
+                {3072, 768, 64, 0.05, {split2, narrow}},
+                {3072, 640, 64, 0.05, {panels_narrow, narrow}},
+                {4096, 6144, 512, 0.125, {split2, narrow}},
                 {1 << 15, 6144, 64, 0.125, {panels_narrow, panels_narrow}},
                 {1 << 17, 4096, 64, 0.125, {panels_narrow, panels_narrow}},
                 {1 << 17, 4096, 65, 0.125, {panels, panels}},
-                {4096, 6016, 512, 0.125, {panels_narrow, panels_narrow}},
-                {4224, 6144, 512, 0.125, {split2, split2}},
-                {4352, 6144, 512, 0.125, {panels_narrow, panels_narrow}}};
+                {4096, 6016, 512, 0.125, {panels_narrow, narrow}},
+                {4224, 6144, 512, 0.125, {split2, narrow}},
+                {4352, 6144, 512, 0.125, {panels_narrow, narrow}}};
   for (const auto& call : pieces) {
     for (int64_t side : {16, 32}) {
       expect_changed(call.kernel[side / 32], "panels", [&](Call& c) {
@@ -200,6 +200,35 @@ int main() {
         c.tokens = call.tokens;
       });
     }
+  }
+  /* hopper_narrow for blocks of 32: tiles of 32 rows x 128 tokens, their steps of 32 columns. */
+  const struct {
+    int64_t slices, cols, tokens;
+    double steps;
+    const char* kernel;
+  } slices_of_32[] = {{24, 3072, 16, 12, stream},         {24, 3072, 17, 12, narrow_split},
+                      {48, 3072, 128, 4, narrow_split},   {48, 3072, 128, 3.9, narrow},
+                      {48, 3072, 129, 11.9, narrow},      {24, 3072, 256, 12, narrow_split},
+                      {24, 3072, 257, 12, narrow},        {128, 8192, 128, 20, narrow_split},
+                      {133, 8192, 128, 20, split4},       {128, 8192, 48, 20, stream},
+                      {128, 8192, 48, 32, narrow_split},  {128, 8192, 49, 20, narrow_split},
+                      {128, 8192, 64, 102, narrow_split}, {128, 8192, 64, 103, split8},
+                      {128, 8192, 65, 103, narrow_split}, {128, 8192, 128, 5.9, narrow},
+                      {299, 4096, 64, 12, split4},        {300, 4096, 64, 12, narrow},
+                      {300, 4096, 64, 20.1, split4},      {300, 4096, 64, 20, narrow},
+                      {300, 4096, 128, 25.6, narrow},     {300, 4096, 128, 25.7, split2},
+                      {249, 4096, 128, 25, split2},       {400, 4096, 256, 25, narrow},
+                      {401, 4096, 256, 25, panels},       {401, 4096, 256, 8.9, narrow},
+                      {512, 768, 128, 3, narrow},         {513, 768, 128, 3, panels_narrow}};
+  for (const auto& call : slices_of_32) {
+    expect_changed(call.kernel, "slices of 32 rows", [&](Call& c) {
+      c.block_rows = 32;
+      c.block_cols = 32;
+      c.rows = call.slices * 32;
+      c.cols = c.x_stride = call.cols;
+      c.nnzb = static_cast<int64_t>(call.steps * static_cast<double>(call.slices) + 0.5);
+      c.tokens = call.tokens;
+    });
   }
   for (int64_t tokens : {1, 16}) {
     expect_changed(stream, "half of the blocks stored, many rows", [=](Call& c) {

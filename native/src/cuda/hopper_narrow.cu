@@ -28,10 +28,10 @@ void launch(const Call& call) {
   const auto* base = static_cast<const char*>(call.packed);
   NarrowParams p = {};
   p.values = tensor_map("values", base + layout.values, info.dtype, info.nnzb * info.block_rows,
-                        info.block_cols, info.block_cols, Tile::kRows, kNarrowStepCols);
+                        info.block_cols, info.block_cols, Tile::kRows, Tile::kStepCols);
   p.box_tokens = static_cast<int32_t>(std::min<int64_t>(Tile::kTokens, args.tokens));
   p.x = tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, p.box_tokens,
-                   kNarrowStepCols);
+                   Tile::kStepCols);
   p.crow = reinterpret_cast<const int32_t*>(base + layout.crow);
   p.col_start = reinterpret_cast<const int32_t*>(base + layout.col_start);
   p.bias = args.bias;
@@ -65,6 +65,15 @@ template <typename Element, int kSplit>
 void launch_for(const Call& call) {
   const djlbsr_info& info = call.info;
   const int64_t tokens = call.args.tokens;
+  if (info.block_rows % 64 != 0 || info.block_cols % 64 != 0) {
+    if (tokens <= 32) return launch<Element, NarrowTile<1, 32, 12, 4, 32>, kSplit>(call);
+    if (tokens <= 64) return launch<Element, NarrowTile<1, 64, 10, 3, 32>, kSplit>(call);
+    /* The more CTAs, the more of them on a multiprocessor, with fewer stages each. */
+    const int64_t ctas = info.rows / 32 * ((tokens - 1) / 128 + 1) * kSplit;
+    if (ctas <= 264) return launch<Element, NarrowTile<1, 128, 8, 2, 32>, kSplit>(call);
+    if (ctas <= 1000) return launch<Element, NarrowTile<1, 128, 6, 3, 32>, kSplit>(call);
+    return launch<Element, NarrowTile<1, 128, 5, 4, 32>, kSplit>(call);
+  }
   if (tokens <= 32) return launch<Element, NarrowTile<1, 32, 4, 4>, kSplit>(call);
   if (tokens <= 64) return launch<Element, NarrowTile<1, 64, 4, 3>, kSplit>(call);
   if constexpr (kSplit == 1) {
@@ -72,7 +81,7 @@ void launch_for(const Call& call) {
       return launch<Element, NarrowTile<2, 128, 3, 2>, kSplit>(call);
     }
     /* Of long slices the first loads and the stores count less, and the weight read twice more. */
-    const int64_t steps = info.nnzb * (info.block_cols / kNarrowStepCols);
+    const int64_t steps = info.nnzb * (info.block_cols / 64);
     if (tokens > 256 && steps > 16 * (info.rows / info.block_rows)) {
       return launch<Element, NarrowTile<1, 256, 5, 1>, kSplit>(call);
     }

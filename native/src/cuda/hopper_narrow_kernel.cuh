@@ -1,12 +1,14 @@
 /*
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  *
- * The Hopper kernel for few to middling tokens and blocks whose sides are multiples of 64.
+ * The Hopper kernel for few to middling tokens and blocks whose sides are multiples of 32.
  *
  * A CTA computes one tile: a slice of 64 or 128 rows of a block-row, by 32 to 256 tokens. A
  * producer warp streams the stored columns of the slice, 64 at a time and in their order, into a
  * ring of stages: the weight's elements from the values as they were packed, and the same columns
  * of x, both by bulk tensor copies with the 128-byte swizzle. One warpgroup for 64 rows multiplies.
+ * Of blocks that are not multiples of 64 a slice has 32 rows and a step 32 columns; the other half
+ * of wgmma's rows multiplies what lies behind them, to no end and at no cost.
  * CTAs are small, so that two to four on a multiprocessor cover each other's first loads and
  * stores, and most calls are a single wave.
  *
@@ -27,11 +29,9 @@
 
 namespace djlbsr::cuda {
 
-constexpr int kNarrowStepCols = 64; /* 128 bytes, a row of the swizzle */
-
 struct NarrowParams {
-  CUtensorMap values; /* [nnzb * block_rows, block_cols] in boxes of tile rows x 64 */
-  CUtensorMap x;      /* [tokens, cols] in boxes of box_tokens x 64 */
+  CUtensorMap values; /* [nnzb * block_rows, block_cols] in boxes of tile rows x step columns */
+  CUtensorMap x;      /* [tokens, cols] in boxes of box_tokens x step columns */
   const int32_t* crow;
   const int32_t* col_start;
   L2Prefetch prefetch;
@@ -52,23 +52,28 @@ struct NarrowParams {
 };
 
 /*
- * kTileGroups warpgroups of 64 rows each. kTileResident CTAs shall fit on a multiprocessor, in
- * registers and in shared memory.
+ * kTileGroups warpgroups of 64 rows each, or one of kTileUnit = 32 rows. kTileResident CTAs shall
+ * fit on a multiprocessor, in registers and in shared memory.
  */
-template <int kTileGroups, int kTileTokens, int kTileStages, int kTileResident>
+template <int kTileGroups, int kTileTokens, int kTileStages, int kTileResident, int kTileUnit = 64>
 struct NarrowTile {
   static constexpr int kGroups = kTileGroups;
-  static constexpr int kRows = kGroups * 64;
+  static constexpr int kGroupRows = kTileUnit;
+  static constexpr int kRows = kGroups * kGroupRows;
+  static constexpr int kStepCols = kTileUnit;
+  static constexpr int kStepBytes = kStepCols * 2; /* of a row: that of the swizzle */
   static constexpr int kTokens = kTileTokens;
   static constexpr int kStages = kTileStages;
   static constexpr int kResident = kTileResident;
   static constexpr int kThreads = kGroups * 128 + 32;
   static constexpr int kSums = kTokens / 2; /* of a thread */
-  static constexpr int kValueBytes = kRows * kNarrowStepCols * 2;
-  static constexpr int kStageBytes = kValueBytes + kTokens * kNarrowStepCols * 2;
+  static constexpr int kValueBytes = kRows * kStepBytes;
+  static constexpr int kStageBytes = kValueBytes + kTokens * kStepBytes;
   static constexpr int kBarriers = kStages * kStageBytes; /* full ones, then empty ones */
   static constexpr int kSharedBytes = kBarriers + 2 * kStages * 8;
   static_assert(kResident * (kSharedBytes + 1024) <= 228 * 1024, "a multiprocessor's memory");
+  static_assert(kTileUnit == 64 || (kTileUnit == 32 && kGroups == 1), "a unit of rows and columns");
+  static_assert(kGroups * kTokens * 128 <= kBarriers, "the stages become the memory of the sums");
 };
 
 /* The steps of a CTA: a part of those of its slice. */
@@ -100,7 +105,7 @@ __device__ inline NarrowWork narrow_work(const NarrowParams& p) {
   work.block_row = clamp(row.x, 0, p.block_row_count - 1);
   work.first_block = clamp(row.y, 0, p.nnzb);
   const int32_t most = min(p.nnzb - work.first_block, p.cols / p.block_cols);
-  const int32_t steps = clamp(row.z, 0, most) * (p.block_cols / kNarrowStepCols);
+  const int32_t steps = clamp(row.z, 0, most) * (p.block_cols / Tile::kStepCols);
   const int32_t part = kSplit == 1 ? 0 : static_cast<int32_t>(ptx::cluster_rank());
   work.begin = steps * part / kSplit;
   work.end = steps * (part + 1) / kSplit;
@@ -112,7 +117,7 @@ template <typename Tile>
 __device__ inline void narrow_produce(const NarrowParams& p, const NarrowWork& work,
                                       uint32_t stages, uint32_t full, uint32_t empty) {
   const int lane = threadIdx.x % 32;
-  const int32_t steps_per_block = p.block_cols / kNarrowStepCols;
+  const int32_t steps_per_block = p.block_cols / Tile::kStepCols;
   const int32_t last_start = p.cols - p.block_cols;
   const int32_t first = work.begin / steps_per_block;
   const int32_t blocks = work.end == work.begin ? 0 : (work.end - 1) / steps_per_block + 1;
@@ -123,12 +128,12 @@ __device__ inline void narrow_produce(const NarrowParams& p, const NarrowWork& w
   int32_t starts = load_starts(first);
   const auto load_values = [&](int32_t block, int32_t col, const Ring<Tile::kStages>& ring) {
     const uint32_t barrier = full + ring.stage * 8;
-    ptx::mbarrier_expect_bytes(barrier, Tile::kValueBytes + p.box_tokens * kNarrowStepCols * 2);
+    ptx::mbarrier_expect_bytes(barrier, Tile::kValueBytes + p.box_tokens * Tile::kStepBytes);
     const int32_t row = (work.first_block + block) * p.block_rows + work.row_in_block;
     ptx::load_box(stages + ring.stage * Tile::kStageBytes, &p.values, col, row, barrier);
   };
 
-  const int32_t first_col = (work.begin - first * steps_per_block) * kNarrowStepCols;
+  const int32_t first_col = (work.begin - first * steps_per_block) * Tile::kStepCols;
   const int32_t ahead = min(Tile::kStages, work.end - work.begin);
   /* The weight of the first stages does not have to wait for the columns. */
   Ring<Tile::kStages> ring;
@@ -139,7 +144,7 @@ __device__ inline void narrow_produce(const NarrowParams& p, const NarrowWork& w
     for (int32_t i = 0; i < ahead; ++i) {
       load_values(block, col, ring);
       ring.advance();
-      col += kNarrowStepCols;
+      col += Tile::kStepCols;
       if (col == p.block_cols) {
         col = 0;
         ++block;
@@ -162,7 +167,7 @@ __device__ inline void narrow_produce(const NarrowParams& p, const NarrowWork& w
     }
     __syncwarp();
     ring.advance();
-    col += kNarrowStepCols;
+    col += Tile::kStepCols;
     if (col == p.block_cols) {
       col = 0;
       ++block;
@@ -183,10 +188,10 @@ __device__ __forceinline__ void narrow_multiply(float (&sums)[kTokens / 2], uint
 }
 
 /*
- * Activates and writes a warpgroup's outputs of 64 rows x kTokens to y, through kTokens x 128 bytes
- * of shared memory where they are turned so that eight threads write the 128 bytes of a token.
+ * Activates and writes a warpgroup's outputs of kRows rows x kTokens to y, through kTokens x 128
+ * bytes of shared memory where they are turned so that a thread writes 16 bytes of a token.
  */
-template <typename Element, int kActivation, int kTokens>
+template <typename Element, int kActivation, int kRows, int kTokens>
 __device__ __forceinline__ void narrow_store(const NarrowParams& p,
                                              const float (&sums)[kTokens / 2], char* buffer,
                                              int64_t row, int32_t token, int barrier_id) {
@@ -219,7 +224,7 @@ __device__ __forceinline__ void narrow_store(const NarrowParams& p,
       static_cast<Element*>(p.y) + (token + out_token) * p.y_stride + row + out_chunk * 8;
 #pragma unroll
   for (int t = 0; t < kTokens; t += 16) {
-    if (t + out_token < kTokens && token + t + out_token < p.tokens) {
+    if (out_chunk * 8 < kRows && t + out_token < kTokens && token + t + out_token < p.tokens) {
       *reinterpret_cast<uint4*>(y + t * p.y_stride) =
           *reinterpret_cast<const uint4*>(out + t * 128);
     }
@@ -244,12 +249,14 @@ __device__ inline void narrow_consume(const NarrowParams& p, const NarrowWork& w
   constexpr int kTokens = Tile::kTokens;
   const int group = threadIdx.x / 128;
   const int thread = threadIdx.x % 128;
-  const int64_t row = int64_t{work.block_row} * p.block_rows + work.row_in_block + group * 64;
+  const int64_t row =
+      int64_t{work.block_row} * p.block_rows + work.row_in_block + group * Tile::kGroupRows;
   const int thread_row = thread / 32 * 16 + thread % 32 / 4;
   const auto* const bias = static_cast<const Element*>(p.bias);
-  const float low = bias == nullptr ? 0.0f : to_float(bias[row + thread_row]);
-  const float high = bias == nullptr ? 0.0f : to_float(bias[row + thread_row + 8]);
-  const uint32_t values = ptx::shared_address(shared) + group * 64 * 128;
+  const bool has_bias = bias != nullptr && thread_row < Tile::kGroupRows;
+  const float low = has_bias ? to_float(bias[row + thread_row]) : 0.0f;
+  const float high = has_bias ? to_float(bias[row + thread_row + 8]) : 0.0f;
+  const uint32_t values = ptx::shared_address(shared) + group * Tile::kGroupRows * Tile::kStepBytes;
   const uint32_t x = ptx::shared_address(shared) + Tile::kValueBytes;
   const auto release = [&](int stage) {
     if (thread % 32 == 0) ptx::mbarrier_arrive(empty + stage * 8);
@@ -264,11 +271,12 @@ __device__ inline void narrow_consume(const NarrowParams& p, const NarrowWork& w
 #pragma unroll 1
   for (int32_t step = work.begin; step < work.end; ++step) {
     ptx::mbarrier_wait(full + ring.stage * 8, ring.parity);
-    const uint64_t a = ptx::operand(values + ring.stage * Tile::kStageBytes);
-    const uint64_t b = ptx::operand(x + ring.stage * Tile::kStageBytes);
+    const uint64_t a =
+        ptx::swizzled_operand<Tile::kStepBytes>(values + ring.stage * Tile::kStageBytes);
+    const uint64_t b = ptx::swizzled_operand<Tile::kStepBytes>(x + ring.stage * Tile::kStageBytes);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < kNarrowStepCols / 16; ++k) {
+    for (int k = 0; k < Tile::kStepCols / 16; ++k) {
       narrow_multiply<Element, kTokens>(sums, a + 2 * k, b + 2 * k);
     }
     ptx::wgmma_commit();
@@ -284,8 +292,8 @@ __device__ inline void narrow_consume(const NarrowParams& p, const NarrowWork& w
   if constexpr (kSplit == 1) {
     add_bias(low, high, sums);
     with_activation(p.activation, [&](auto kind) {
-      narrow_store<Element, decltype(kind)::value, kTokens>(p, sums, shared + group * kTokens * 128,
-                                                            row, work.token, 1 + group);
+      narrow_store<Element, decltype(kind)::value, Tile::kGroupRows, kTokens>(
+          p, sums, shared + group * kTokens * 128, row, work.token, 1 + group);
     });
   } else {
     /* float4 [groups][token eights][threads] */
@@ -304,7 +312,7 @@ __device__ inline void narrow_consume(const NarrowParams& p, const NarrowWork& w
     ptx::cluster_sync(); /* nobody's sums are needed any more */
     add_bias(low, high, own);
     with_activation(p.activation, [&](auto kind) {
-      narrow_store<Element, decltype(kind)::value, kTokens / kSplit>(
+      narrow_store<Element, decltype(kind)::value, Tile::kGroupRows, kTokens / kSplit>(
           p, own, shared + group * kTokens * 128, row, work.token + part * (kTokens / kSplit),
           1 + group);
     });

@@ -280,6 +280,17 @@ __device__ inline uint64_t operand(uint32_t address) {
          uint64_t{1} << 62;
 }
 
+/*
+ * The descriptor of a K-major operand in rows of kRowBytes with the swizzle of as many bytes:
+ * groups of 8 rows follow each other. Adding 2 moves 32 bytes along K.
+ */
+template <int kRowBytes>
+__device__ inline uint64_t swizzled_operand(uint32_t address) {
+  static_assert(kRowBytes == 128 || kRowBytes == 64, "a swizzle's width");
+  return uint64_t{(address & 0x3ffff) >> 4} | uint64_t{1} << 16 |
+         uint64_t{8 * kRowBytes >> 4} << 32 | uint64_t{kRowBytes == 128 ? 1 : 2} << 62;
+}
+
 #define DJLBSR_8(d, i)                                                                        \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])

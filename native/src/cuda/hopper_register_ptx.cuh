@@ -12,17 +12,6 @@
 namespace djlbsr::cuda::ptx {
 
 /*
- * The descriptor of a K-major operand in rows of kRowBytes with the swizzle of as many bytes:
- * groups of 8 rows follow each other. Adding 2 moves 32 bytes along K.
- */
-template <int kRowBytes>
-__device__ inline uint64_t swizzled_operand(uint32_t address) {
-  static_assert(kRowBytes == 128 || kRowBytes == 64, "a swizzle's width");
-  return uint64_t{(address & 0x3ffff) >> 4} | uint64_t{1} << 16 |
-         uint64_t{8 * kRowBytes >> 4} << 32 | uint64_t{kRowBytes == 128 ? 1 : 2} << 62;
-}
-
-/*
  * d = (add ? d : 0) + a * b^T, where d is 64 x 2 kCount. Register 4j + 2i + c of d in lane l of
  * warp w is row 16w + l / 4 + 8i, column 8j + 2 (l % 4) + c.
  * Half c of register 2j + i of a is row 16w + l / 4 + 8i, column 8j + 2 (l % 4) + c of 16.

@@ -32,24 +32,26 @@ bool aligned_16(const void* address, int64_t stride_elements, int size) {
   return reinterpret_cast<uintptr_t>(address) % 16 == 0 && stride_elements % (16 / size) == 0;
 }
 
+template <int64_t kUnit> /* that both sides of a block are multiples of */
 bool hopper_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
                    int compute_capability) {
-  const bool served = compute_capability == 90 && sixteen_bit(info) && info.block_rows % 64 == 0 &&
-                      info.block_cols % 64 == 0 && info.nnzb > 0 && args.x_stride >= info.cols &&
+  const bool served = compute_capability == 90 && sixteen_bit(info) &&
+                      info.block_rows % kUnit == 0 && info.block_cols % kUnit == 0 &&
+                      info.nnzb > 0 && args.x_stride >= info.cols &&
                       aligned_16(args.x, args.x_stride, 2) && aligned_16(args.y, args.y_stride, 2);
   /* Tensor maps have 32-bit coordinates and strides below 2^40 bytes; tiles are counted in 32 bits.
    */
   return served && info.nnzb <= kMaxCoordinate / info.block_rows && info.rows <= kMaxCoordinate &&
          args.tokens <= kMaxCoordinate - 512 && args.x_stride < int64_t{1} << 39 &&
          args.y_stride < int64_t{1} << 39 &&
-         args.tokens / 256 + 1 <= kMaxCoordinate / 4 / (info.rows / 64);
+         args.tokens / 256 + 1 <= kMaxCoordinate / 4 / (info.rows / kUnit);
 }
 
-/* The same, but for its tiles of as few as 64 x 32 outputs in clusters of 4. */
+/* The same, but for its tiles of as few as 32 x 32 outputs in clusters of 4. */
 bool hopper_narrow_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
                           int compute_capability) {
-  return hopper_serves(info, args, compute_capability) &&
-         args.tokens / 32 + 1 <= kMaxCoordinate / 4 / (info.rows / 64);
+  return hopper_serves<32>(info, args, compute_capability) &&
+         args.tokens / 32 + 1 <= kMaxCoordinate / 4 / (info.rows / 32);
 }
 
 bool hopper_panels_serve(const djlbsr_info& info, const djlbsr_linear_args& args,
@@ -70,7 +72,7 @@ bool hopper_panels_narrow_serve(const djlbsr_info& info, const djlbsr_linear_arg
 
 bool hopper_128_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
                        int compute_capability) {
-  return info.block_rows % 128 == 0 && hopper_serves(info, args, compute_capability);
+  return info.block_rows % 128 == 0 && hopper_serves<64>(info, args, compute_capability);
 }
 
 bool hopper_fp32_serves(const djlbsr_info& info, const djlbsr_linear_args& args,
@@ -91,6 +93,49 @@ bool above_64_tokens(const djlbsr_info&, const djlbsr_linear_args& args, int) {
   return args.tokens > 64;
 }
 
+bool multiples_of_64(const djlbsr_info& info) {
+  return info.block_rows % 64 == 0 && info.block_cols % 64 == 0;
+}
+
+/* How hopper_narrow cuts a call where blocks are not multiples of 64. */
+struct SlicesOf32 {
+  int64_t tiles;       /* of 32 rows x 128 tokens */
+  double steps;        /* of 32 columns, that a tile has on average */
+  double blocks_share; /* that is stored */
+};
+
+SlicesOf32 slices_of_32(const djlbsr_info& info, int64_t tokens) {
+  return {info.rows / 32 * ((tokens - 1) / 128 + 1),
+          static_cast<double>(info.nnzb * (info.block_cols / 32)) /
+              static_cast<double>(info.rows / info.block_rows),
+          stored_share(info)};
+}
+
+/*
+ * Where hopper_narrow is faster for them than the kernels that share x between rows: each of its
+ * steps loads x anew, so of few steps. Up to 64 tokens, with about one tile a multiprocessor,
+ * sm80_f16_stream is faster yet.
+ */
+bool few_tiles_of_32(const djlbsr_info& info, int64_t tokens) {
+  const SlicesOf32 s = slices_of_32(info, tokens);
+  const bool one_wave = s.tiles >= 128 && s.tiles < 300;
+  if (s.steps <= 12) {
+    return (tokens > 64 || !one_wave) && (s.tiles <= 512 || info.cols > 1024);
+  }
+  if (s.blocks_share > 0.2 || s.tiles < 250) return false;
+  if (tokens <= 64) return s.steps <= 20 && !one_wave && (tokens <= 32 || s.tiles <= 800);
+  return s.tiles <= (s.blocks_share < 0.07 ? 4000 : 800);
+}
+
+/* The same where the CTAs of a cluster share a tile. */
+bool few_slices_of_32(const djlbsr_info& info, int64_t tokens) {
+  const SlicesOf32 s = slices_of_32(info, tokens);
+  if (s.tiles <= 48) return tokens <= 256 && s.steps >= (tokens <= 128 ? 4 : 12);
+  if (tokens > 128 || s.tiles > 132 || s.steps < 6) return false;
+  if (tokens > 64 || s.steps <= 12) return true;
+  return s.blocks_share < 0.4 && (tokens > 48 || s.steps >= 32);
+}
+
 /*
  * From 17 tokens on hopper_narrow is faster than sm80_f16_stream, and than the persistent kernels
  * where these have few tiles a multiprocessor or short ones. With long ones and blocks of 128 rows
@@ -98,6 +143,7 @@ bool above_64_tokens(const djlbsr_info&, const djlbsr_linear_args& args, int) {
  */
 bool few_tiles(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
   if (args.tokens <= 16) return false;
+  if (!multiples_of_64(info)) return few_tiles_of_32(info, args.tokens);
   if (args.tokens <= 128) return true;
   const auto tokens = static_cast<double>(args.tokens);
   /* Persistent tiles, of 128 x 256 or 64 x 512, a multiprocessor, and steps of 64 columns a tile.
@@ -115,8 +161,9 @@ bool few_tiles(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
  * has a step of 64 columns for every CTA.
  */
 bool few_slices(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
-  return args.tokens > 16 && args.tokens <= 128 &&
-         info.rows / 64 * ((args.tokens - 1) / 64 + 1) <= 132 &&
+  if (args.tokens <= 16) return false;
+  if (!multiples_of_64(info)) return few_slices_of_32(info, args.tokens);
+  return args.tokens <= 128 && info.rows / 64 * ((args.tokens - 1) / 64 + 1) <= 132 &&
          info.nnzb * info.block_cols >= 4 * 64 * (info.rows / info.block_rows);
 }
 
@@ -237,7 +284,7 @@ constexpr Entry kKernels[] = {
     {Kernel::kHopperPanelsNarrow, "hopper_panels_narrow", hopper_panels_narrow_serve,
      split_of_panels<1>},
     {Kernel::kHopperPanels, "hopper_panels", hopper_panels_serve, enough_panel_tiles},
-    {Kernel::kHopper64x512, "hopper_64x512", hopper_serves, above_64_tokens},
+    {Kernel::kHopper64x512, "hopper_64x512", hopper_serves<64>, above_64_tokens},
     {Kernel::kSm80F16Mma, "sm80_f16_mma", f16_mma_serves, enough_tiles<352, 128>},
     {Kernel::kSm80F16Stream, "sm80_f16_stream", f16_stream_serves, always},
     {Kernel::kF32Stream, "f32_stream", f32_stream_serves, up_to_tokens<16>},
