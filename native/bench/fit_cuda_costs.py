@@ -17,11 +17,13 @@ import measurements
 import numpy as np
 
 SMS = 132
+LONE_TILE = 0.8  # kLoneTile
 DENSE_ADVANTAGE = 1.05  # kDenseAdvantage of src/choice/decide.h
 CLASSES = (128, 64, 32, 16, 8, 4, 1)
 TOKENS = (129, 65, 17, 1)  # a row of the table holds from so many tokens on
 STARTS = ((3, 300, 9000, 1), (4, 150, 3000, 3), (4, 100, 1500, 3))  # microseconds, TFLOP/s, TFLOP/s, TB/s
 # Weight rows and tokens of a kernel's tile, as in cuda_model.cc; others have tiles of their blocks.
+NARROW_32_TILES = {"hopper_narrow": (32, 128), "hopper_narrow_split": (8, 64)}
 TILES = {
     "hopper_128x256": (128, 256),
     "hopper_64x512": (64, 512),
@@ -57,12 +59,18 @@ def cases_of(paths):
             yield case
 
 
+def computed_tokens(tokens, tile):
+    """The last tile may be a half of a wide one; up to 64 tokens there are tiles of so many."""
+    unit = min(tile, 64) if tokens <= 64 else tile if tile <= 128 else tile // 2
+    return math.ceil(tokens / unit) * unit
+
+
 def bsr_model(case, tile, p):
     call, stored, panel, bandwidth = p
-    t = math.ceil(case["tokens"] / min(tile[1], 64)) * min(tile[1], 64)
+    t = computed_tokens(case["tokens"], tile[1])
     work = 2 * t * (case["stored"] / stored + case["all"] / panel) * 1e-6
     tiles = math.ceil(case["rows"] / tile[0]) * math.ceil(t / tile[1])
-    one = work * SMS / tiles
+    one = work * SMS / tiles * min(1, max(LONE_TILE, tiles / SMS))
     weight = case["stored"] * case["size"] / bandwidth * 1e-6
     together = max(1, tile[0] / case["block"][0])
     skew = (case["skew"] + together - 1) / together
@@ -151,6 +159,8 @@ def main():
             for block in CLASSES:
                 some = {c["few"] for c in own if c["kernel"] == kernel and c["class"] == block}
                 tile = TILES.get(kernel, (min(64, max(block, 8)), 64))
+                if block == 32:
+                    tile = NARROW_32_TILES.get(kernel, tile)
                 rows = []
                 for tokens in sorted(some, reverse=True):
                     group = [

@@ -27,6 +27,7 @@ struct Call {
   int64_t nnzb = -1; /* an eighth of the blocks */
   int64_t rows = 0;  /* 60 block-rows */
   int64_t cols = 4096;
+  int64_t longest_row = 0;
   int capability = 90;
   std::optional<Kernel> forced;
   bool allow_tf32 = false;
@@ -40,6 +41,7 @@ void expect(const char* expected, const char* what, const Call& call) {
   info.block_cols = call.block_cols;
   const int64_t blocks = info.rows / info.block_rows * (info.cols / info.block_cols);
   info.nnzb = call.nnzb >= 0 ? call.nnzb : std::max<int64_t>(1, blocks / 8);
+  info.max_blocks_in_row = call.longest_row;
   info.dtype = call.dtype;
   info.device = DJLBSR_CUDA;
   /* Some of these weights have more blocks than could be packed. */
@@ -228,6 +230,16 @@ int main() {
       c.cols = c.x_stride = call.cols;
       c.nnzb = static_cast<int64_t>(call.steps * static_cast<double>(call.slices) + 0.5);
       c.tokens = call.tokens;
+    });
+  }
+  for (int64_t longest : {40, 41}) {
+    expect_changed(longest == 40 ? narrow : split2, "a long block-row of 32", [=](Call& c) {
+      c.block_rows = 32;
+      c.block_cols = 32;
+      c.rows = 300 * 32;
+      c.nnzb = 300 * 16;
+      c.longest_row = longest;
+      c.tokens = 128;
     });
   }
   for (int64_t tokens : {1, 16}) {

@@ -43,50 +43,55 @@ struct Costs {
  * call them provisional.
  */
 constexpr Costs kHalfCosts[] = {
-    {"hopper_narrow_split", 128, 65, 3.5, 351, 5212, 3.00, 16, 64},
-    {"hopper_narrow_split", 64, 65, 3.4, 344, 5443, 3.00, 16, 64},
-    {"hopper_narrow_split", 128, 1, 2.0, 212, 2751, 3.00, 16, 64},
-    {"hopper_narrow_split", 64, 1, 2.3, 234, 2904, 3.27, 16, 64},
-    {"hopper_narrow", 128, 129, 4.1, 575, 31806, 3.00, 64, 128},
-    {"hopper_narrow", 64, 129, 2.7, 533, 23092, 0.86, 64, 128},
-    {"hopper_narrow", 128, 65, 1.8, 402, 59247, 2.04, 64, 128},
-    {"hopper_narrow", 64, 65, 1.7, 398, 23343, 2.83, 64, 128},
-    {"hopper_narrow", 128, 1, 1.6, 205, 23486, 3.00, 64, 128},
-    {"hopper_narrow", 64, 1, 1.8, 216, 19536, 3.00, 64, 128},
-    {"hopper_128x256", 128, 1, 13.0, 830, 22982, 3.00, 128, 256},
-    {"hopper_64x512", 64, 1, 17.2, 627, 27461, 1.00, 64, 512},
+    {"hopper_narrow_split", 128, 65, 3.6, 351, 6065, 3.00, 16, 64},
+    {"hopper_narrow_split", 64, 65, 3.5, 353, 5469, 2.38, 16, 64},
+    {"hopper_narrow_split", 32, 65, 4.9, 173, 144000, 1.41, 8, 64},
+    {"hopper_narrow_split", 128, 1, 2.5, 217, 3529, 3.00, 16, 64},
+    {"hopper_narrow_split", 64, 1, 2.7, 231, 3167, 3.00, 16, 64},
+    {"hopper_narrow_split", 32, 1, 3.8, 98, 140914, 2.00, 8, 64},
+    {"hopper_narrow", 128, 129, 4.6, 627, 28062, 1.96, 64, 128},
+    {"hopper_narrow", 64, 129, 2.7, 516, 27760, 1.68, 64, 128},
+    {"hopper_narrow", 32, 129, 3.2, 218, 8957, 3.00, 32, 128},
+    {"hopper_narrow", 128, 65, 2.1, 415, 40996, 2.33, 64, 128},
+    {"hopper_narrow", 64, 65, 2.1, 415, 24114, 2.38, 64, 128},
+    {"hopper_narrow", 32, 65, 3.0, 181, 11616, 3.00, 32, 128},
+    {"hopper_narrow", 128, 1, 1.9, 190, 92367, 2.38, 64, 128},
+    {"hopper_narrow", 64, 1, 2.1, 217, 20182, 3.00, 64, 128},
+    {"hopper_narrow", 32, 1, 3.2, 97, 12057, 2.00, 32, 128},
+    {"hopper_128x256", 128, 1, 0.2, 795, 16868, 0.96, 128, 256},
+    {"hopper_64x512", 64, 1, 12.9, 607, 36614, 3.00, 64, 512},
     {"hopper_panels", 64, 1, 13.7, 600, 13730, 1.00, 384, 128},
-    {"hopper_panels", 32, 1, 4.4, 594, 4577, 3.00, 384, 128},
-    {"hopper_panels", 16, 1, 4.0, 383, 4430, 3.00, 384, 128},
-    {"hopper_panels_narrow", 32, 1, 3.7, 248, 6266, 3.00, 128, 64},
-    {"hopper_panels_narrow", 16, 1, 3.8, 150, 3470, 1.00, 128, 64},
-    {"hopper_panels_split2", 32, 1, 4.4, 310, 3933, 1.35, 64, 64},
-    {"hopper_panels_split2", 16, 1, 6.0, 212, 2825, 0.90, 64, 64},
-    {"hopper_panels_split4", 32, 1, 3.6, 218, 1376, 3.00, 32, 64},
-    {"hopper_panels_split4", 16, 1, 5.3, 129, 2454, 2.00, 32, 64},
+    {"hopper_panels", 32, 1, 3.7, 600, 4527, 3.00, 384, 128},
+    {"hopper_panels", 16, 1, 3.4, 383, 4383, 3.00, 384, 128},
+    {"hopper_panels_narrow", 32, 1, 8.3, 320, 24642, 0.59, 128, 64},
+    {"hopper_panels_narrow", 16, 1, 3.8, 136, 5623, 3.00, 128, 64},
+    {"hopper_panels_split2", 32, 1, 10.2, 317, 10091, 1.78, 64, 64},
+    {"hopper_panels_split2", 16, 1, 5.7, 155, 6094, 0.89, 64, 64},
+    {"hopper_panels_split4", 32, 1, 3.0, 205, 1397, 2.28, 32, 64},
+    {"hopper_panels_split4", 16, 1, 5.2, 126, 2825, 2.00, 32, 64},
     {"hopper_panels_split8", 32, 1, 4.0, 144, 4289, 3.00, 16, 64},
-    {"hopper_panels_split8", 16, 1, 4.8, 106, 2191, 3.00, 16, 64},
+    {"hopper_panels_split8", 16, 1, 5.4, 100, 3807, 3.00, 16, 64},
     {"sm80_f16_mma", 128, 1, 5.0, 200, 1960, 1.0, 352, 128},
     {"sm80_f16_mma", 64, 1, 5.0, 186, 1640, 1.0, 352, 128},
     {"sm80_f16_mma", 32, 1, 5.0, 170, 1590, 1.0, 352, 128},
     {"sm80_f16_mma", 16, 1, 5.0, 128, 1510, 1.0, 352, 128},
-    {"sm80_f16_mma", 8, 1, 64.0, 61, 942, 3.00, 352, 128},
+    {"sm80_f16_mma", 8, 1, 64.0, 62, 942, 3.00, 352, 128},
     {"sm80_f16_mma", 4, 1, 5.0, 19, 1510, 0.2, 352, 128},
     {"sm80_f16_mma", 1, 1, 5.0, 5, 1510, 0.1, 352, 128},
-    {"sm80_f16_stream", 32, 129, 5.3, 165, 144000, 1.00, 64, 16},
+    {"sm80_f16_stream", 32, 129, 5.7, 186, 142449, 1.00, 64, 16},
     {"sm80_f16_stream", 16, 129, 6.1, 73, 2202, 1.00, 64, 16},
-    {"sm80_f16_stream", 8, 129, 6.6, 50, 486, 3.00, 64, 16},
+    {"sm80_f16_stream", 8, 129, 6.8, 50, 481, 3.00, 64, 16},
     {"sm80_f16_stream", 32, 65, 5.6, 171, 16251, 3.00, 64, 16},
     {"sm80_f16_stream", 16, 65, 6.3, 600, 9000, 0.43, 64, 16},
-    {"sm80_f16_stream", 8, 65, 4.4, 56, 436, 3.00, 64, 16},
-    {"sm80_f16_stream", 32, 17, 4.6, 138, 5746, 3.00, 64, 16},
+    {"sm80_f16_stream", 8, 65, 5.1, 52, 486, 3.00, 64, 16},
+    {"sm80_f16_stream", 32, 17, 2.1, 138, 3000, 1.58, 64, 16},
     {"sm80_f16_stream", 16, 17, 6.5, 600, 9000, 0.81, 64, 16},
-    {"sm80_f16_stream", 8, 17, 3.6, 54, 492, 3.00, 64, 16},
-    {"sm80_f16_stream", 128, 1, 2.3, 250, 142449, 2.57, 64, 16},
-    {"sm80_f16_stream", 64, 1, 2.3, 239, 144000, 2.65, 64, 16},
-    {"sm80_f16_stream", 32, 1, 2.3, 192, 142449, 2.74, 64, 16},
-    {"sm80_f16_stream", 16, 1, 2.3, 139, 142449, 2.59, 64, 16},
-    {"sm80_f16_stream", 8, 1, 2.4, 148, 47483, 2.01, 64, 16},
+    {"sm80_f16_stream", 8, 17, 4.4, 50, 525, 3.00, 64, 16},
+    {"sm80_f16_stream", 128, 1, 2.3, 201, 142449, 2.59, 64, 16},
+    {"sm80_f16_stream", 64, 1, 2.3, 188, 142449, 2.71, 64, 16},
+    {"sm80_f16_stream", 32, 1, 2.3, 153, 142449, 2.74, 64, 16},
+    {"sm80_f16_stream", 16, 1, 2.3, 111, 144000, 2.62, 64, 16},
+    {"sm80_f16_stream", 8, 1, 2.4, 114, 47483, 2.01, 64, 16},
     {"sm80_f16_stream", 4, 1, 2.3, 15, 20000, 0.8, 64, 16},
     {"sm80_f16_stream", 1, 1, 2.3, 6, 20000, 0.28, 64, 16},
     {"portable", 128, 1, 48.0, 38, 906, 0.13, 64, 64},
@@ -123,11 +128,14 @@ struct DenseCosts {
   double weight_tbs;
   double tflops;
 };
-constexpr DenseCosts kHalfDense = {3.8, 1.22, 3.52, 775};
+constexpr DenseCosts kHalfDense = {3.8, 1.23, 3.52, 775};
 constexpr DenseCosts kFloatDense = {2.0, 0, 1.80, 51};
 
 /* cuBLAS reaches its rate with many tokens alone, but no fewer than these are computed. */
 constexpr int64_t kDenseTokens = 16;
+
+/* A tile's time where most multiprocessors have none: the others have more of L2's bandwidth. */
+constexpr double kLoneTile = 0.8;
 
 /* The part of call_us that does not overlap with a large product. */
 constexpr double kDenseStart = 0.75;
@@ -157,7 +165,11 @@ const char* kernel_for(const djlbsr_info& info, int64_t tokens, const CudaMachin
 
 double bsr_seconds(const djlbsr_info& info, int64_t tokens, const Costs& costs,
                    const Scale& scale) {
-  const double t = round_up(tokens, std::min<int64_t>(costs.tile_tokens, 64));
+  /* The last tile may be a half of a wide one; up to 64 tokens there are tiles of so many. */
+  const int64_t unit = tokens <= 64              ? std::min<int64_t>(costs.tile_tokens, 64)
+                       : costs.tile_tokens > 128 ? costs.tile_tokens / 2
+                                                 : costs.tile_tokens;
+  const double t = round_up(tokens, unit);
   const double block_size = static_cast<double>(info.block_rows * info.block_cols);
   const double stored = static_cast<double>(info.nnzb) * block_size;
   const double all = static_cast<double>(info.rows) * static_cast<double>(info.cols);
@@ -166,7 +178,8 @@ double bsr_seconds(const djlbsr_info& info, int64_t tokens, const Costs& costs,
   const double tiles =
       std::ceil(static_cast<double>(info.rows) / static_cast<double>(costs.tile_rows)) *
       std::ceil(t / static_cast<double>(costs.tile_tokens));
-  const double tile = work * kMultiprocessors / scale.compute / std::max(tiles, 1.0);
+  const double tile = work * kMultiprocessors / scale.compute / std::max(tiles, 1.0) *
+                      std::clamp(tiles * scale.compute / kMultiprocessors, kLoneTile, 1.0);
   /* How much heavier than the mean the heaviest block-row is, and a tile with it and others. */
   const double block_rows = static_cast<double>(info.rows / info.block_rows);
   const double heaviest = info.nnzb == 0 ? 1

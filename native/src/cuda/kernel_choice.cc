@@ -99,16 +99,19 @@ bool multiples_of_64(const djlbsr_info& info) {
 
 /* How hopper_narrow cuts a call where blocks are not multiples of 64. */
 struct SlicesOf32 {
-  int64_t tiles;       /* of 32 rows x 128 tokens */
-  double steps;        /* of 32 columns, that a tile has on average */
-  double blocks_share; /* that is stored */
+  int64_t tiles;        /* of 32 rows x 128 tokens */
+  double steps;         /* of 32 columns, that a tile has on average */
+  double stored;        /* share of the blocks */
+  bool outlasts_others; /* a tile of the longest block-row, in which nothing else has a part */
 };
 
 SlicesOf32 slices_of_32(const djlbsr_info& info, int64_t tokens) {
-  return {info.rows / 32 * ((tokens - 1) / 128 + 1),
-          static_cast<double>(info.nnzb * (info.block_cols / 32)) /
-              static_cast<double>(info.rows / info.block_rows),
-          stored_share(info)};
+  const auto steps_per_block = static_cast<double>(info.block_cols / 32);
+  const double steps = static_cast<double>(info.nnzb) * steps_per_block /
+                       static_cast<double>(info.rows / info.block_rows);
+  const double most = static_cast<double>(info.max_blocks_in_row) * steps_per_block;
+  return {info.rows / 32 * ((tokens - 1) / 128 + 1), steps, stored_share(info),
+          most > std::max(24.0, 2.5 * steps)};
 }
 
 /*
@@ -118,22 +121,24 @@ SlicesOf32 slices_of_32(const djlbsr_info& info, int64_t tokens) {
  */
 bool few_tiles_of_32(const djlbsr_info& info, int64_t tokens) {
   const SlicesOf32 s = slices_of_32(info, tokens);
+  if (s.outlasts_others) return false;
   const bool one_wave = s.tiles >= 128 && s.tiles < 300;
   if (s.steps <= 12) {
     return (tokens > 64 || !one_wave) && (s.tiles <= 512 || info.cols > 1024);
   }
-  if (s.blocks_share > 0.2 || s.tiles < 250) return false;
+  if (s.stored > 0.2 || s.tiles < 250) return false;
   if (tokens <= 64) return s.steps <= 20 && !one_wave && (tokens <= 32 || s.tiles <= 800);
-  return s.tiles <= (s.blocks_share < 0.07 ? 4000 : 800);
+  return s.tiles <= (s.stored < 0.07 ? 4000 : 800);
 }
 
 /* The same where the CTAs of a cluster share a tile. */
 bool few_slices_of_32(const djlbsr_info& info, int64_t tokens) {
   const SlicesOf32 s = slices_of_32(info, tokens);
+  if (s.outlasts_others) return false;
   if (s.tiles <= 48) return tokens <= 256 && s.steps >= (tokens <= 128 ? 4 : 12);
   if (tokens > 128 || s.tiles > 132 || s.steps < 6) return false;
   if (tokens > 64 || s.steps <= 12) return true;
-  return s.blocks_share < 0.4 && (tokens > 48 || s.steps >= 32);
+  return s.stored < 0.4 && (tokens > 48 || s.steps >= 32);
 }
 
 /*
