@@ -142,6 +142,10 @@ class SingleRows {
 #pragma GCC unroll 4
     for (int i = 0; i < kBlocks; ++i) {
       __builtin_prefetch(values + block_of(item[kAhead + i]) * columns);
+      if constexpr (kTokens >= 64) { /* the next tile's sums; narrower ones are no faster */
+        const float* next = sums_ + row_of(item[kBlocks + i]) * kTokens;
+        for (int64_t t = 0; t < kTokens; t += 16) __builtin_prefetch(next + t);
+      }
       w[i] = values + block_of(item[i]) * columns;
       sums[i] = sums_ + row_of(item[i]) * kTokens;
     }
@@ -234,6 +238,7 @@ class SingleRows {
       return static_cast<uint64_t>(clamp_index(starts[b], limit)) * inverse >> shift;
     };
     for (int64_t c = 0; c < w_.block_col_count; ++c) ends[c] = 0;
+#pragma GCC unroll 4
     for (int64_t b = begin; b < end; ++b) ++ends[column_of(b)];
     int32_t sum = 0;
     for (int64_t c = 0; c < w_.block_col_count; ++c) {
@@ -244,6 +249,7 @@ class SingleRows {
     int64_t b = begin;
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t row_end = end_of_row(row + r, end);
+#pragma GCC unroll 4
       for (; b < row_end; ++b) {
         items[ends[column_of(b)]++] = r << 32 | b;
       }
