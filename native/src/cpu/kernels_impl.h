@@ -12,8 +12,8 @@
  *                    read a copy of it; wants few tokens or block_rows that fill two vectors.
  *   tokens in lanes  a lane is a token; W is broadcast. Works for every block shape, wants many
  *                    tokens; x is transposed into a panel first.
- *   single rows      blocks of one row: the same for many tokens, ordered so that x is read from
- *                    the L1 cache; for few tokens a lane is a column.
+ *   single rows      blocks of one row: the same for many tokens, ordered so that rows with blocks
+ *                    of the same columns share x; for few tokens a lane is a column.
  */
 #pragma once
 

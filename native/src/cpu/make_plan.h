@@ -50,8 +50,12 @@ inline bool prefer_tokens_in_lanes(const Weight& w, const djlbsr_linear_args& ar
   const double elements =
       static_cast<double>(w.nnzb * w.block_rows) * static_cast<double>(w.block_cols);
   const double transposing = kTransposeCost * static_cast<double>(w.cols);
-  /* Where a lane is a column: measured, with AVX2 and AVX-512 alike. */
-  if (w.block_rows == 1 && w.block_cols % 4 == 0) return tokens > 10 && elements > transposing;
+  /* Where a lane is a column, 6 tokens take as long as a vector of them without what it takes to
+     transpose that for each thread: measured, with AVX2 and AVX-512 alike. */
+  if (w.block_rows == 1 && w.block_cols % 4 == 0) {
+    return static_cast<double>(tokens - 6) * elements >
+           2 * transposing * static_cast<double>(max_of(1, args.threads));
+  }
   double rows_cost =
       elements / (static_cast<double>(row_lanes(w)) * lane_use(w.block_rows, row_lanes(w)));
   /* One vector of rows takes a load for each multiply-add and more, two of tokens about half of
@@ -125,16 +129,19 @@ inline Plan with_tasks(const Weight& w, const djlbsr_linear_args& args, Plan pla
   return plan;
 }
 
+/* More tokens share a list of blocks, fewer even out: tiles of 512 tokens share it well enough. */
+constexpr int64_t kMostTilesOfList = div_up(512, kSingleTokens);
+
 /*
- * Tokens of a task of single rows, which transposes its x and lists its blocks for itself: of one
- * to four tiles, those with which all threads are done first. Costs are in loads: for each element
- * one a vector of tokens and one more a tile, about 8 to transpose a vector, 20 to list a block.
+ * Tokens of a task of single rows, which transposes its x and lists its blocks for itself: those
+ * with which all threads are done first. Costs are in multiply-adds: for each element one a vector
+ * of tokens and one more a tile, about 8 to transpose a vector, 14 to list a block.
  */
 inline int64_t single_rows_tokens(const Weight& w, const djlbsr_linear_args& args) {
   const int64_t threads = max_of(1, args.threads);
   int64_t best = kSingleTokens;
   double least = 0;
-  for (int64_t most = 1; most <= 4; ++most) {
+  for (int64_t most = 1; most <= kMostTilesOfList; ++most) {
     const int64_t ranges = max_of(1, div_up(args.tokens, most * kSingleTokens));
     const int64_t tokens = max_of(1, round_up(div_up(args.tokens, ranges), Vec::kLanes));
     const int64_t parts = div_up(threads, ranges);
@@ -143,7 +150,7 @@ inline int64_t single_rows_tokens(const Weight& w, const djlbsr_linear_args& arg
     const auto tiles = static_cast<double>(div_up(tokens, kSingleTokens));
     const double cost = static_cast<double>(div_up(ranges * parts, threads)) *
                         ((vectors + tiles) * blocks * static_cast<double>(w.block_cols) +
-                         vectors * 8 * static_cast<double>(w.cols) + 20 * blocks);
+                         vectors * 8 * static_cast<double>(w.cols) + 14 * blocks);
     if (most == 1 || cost < least) {
       least = cost;
       best = tokens;
