@@ -12,6 +12,9 @@
 namespace djlbsr::cpu {
 namespace {
 
+/* From so many tokens on int8 has them in lanes. Measured: TODO. */
+constexpr int64_t kManyTokens = 12;
+
 /* words[strip][group][row] := the groups of one row-major block; padding keeps its zeros. */
 template <typename T, int kGroupCols, typename Convert>
 void pack_block(const StripWeight& w, const T* from, Convert convert, decltype(convert(T{}))* to) {
@@ -58,10 +61,13 @@ void pack_int8(const StripWeight& w, const float* values) {
 
 }  // namespace
 
-const StripKernel& strip_kernel_for(Isa isa, const StripWeight& w) {
+const StripKernel& strip_kernel_for(Isa isa, const StripWeight& w, int64_t tokens) {
 #if defined(__x86_64__)
   if (w.int8) {
-    if (isa >= Isa::kAvx512Vnni) return w.block_rows <= 8 ? kInt8Avx512VnniLow : kInt8Avx512Vnni;
+    if (isa >= Isa::kAvx512Vnni) {
+      if (tokens >= kManyTokens) return kInt8Avx512VnniTokens;
+      return w.block_rows <= 8 ? kInt8Avx512VnniLow : kInt8Avx512Vnni;
+    }
     return isa >= Isa::kAvx2 ? kInt8Avx2 : kInt8Portable;
   }
   if (isa >= Isa::kAmx && amx_serves(w)) return kBf16Amx;
