@@ -150,6 +150,11 @@ class TokensInLanes {
       for (int64_t t = task_.token_begin; t < task_.token_end; t += kMostPanels * kPanelTokens) {
         const int64_t tokens = std::min(kMostPanels * kPanelTokens, task_.token_end - t);
         const char* x = x_.rows + (t - x_.first_token) * x_.stride;
+        for (int64_t a = 0; a < tokens; ++a) {
+          const float* y = static_cast<float*>(args_.y) + (t + a) * args_.y_stride + row;
+          __builtin_prefetch(y, 1, 2);
+          __builtin_prefetch(y + 16, 1, 2);
+        }
         if (tokens > kPanelTokens) {
           slab<2>(x, row, rows);
         } else {
@@ -251,6 +256,7 @@ class TokensInLanes {
     alignas(64) float z[kPanelTokens * kSlabRows];
     alignas(64) float bias[kSlabRows] = {};
     const __mmask16 masks[] = {mask_of(rows), mask_of(rows - 16)};
+    const int64_t whole = rows > 16 ? 32 : 16;
     for (int64_t r = 0; r < kSlabRows; r += 16) {
       transpose_16x16([&](int j) { return sums + (r + j) * kSumStride; }, z + r, kSlabRows);
       if (args_.bias == nullptr) continue;
@@ -260,8 +266,11 @@ class TokensInLanes {
     for (int64_t t = 0; t < tokens; ++t) {
       float* of_token = z + t * kSlabRows;
       const float scale = x_.scales[token + t - x_.first_token];
-      for (int64_t r = 0; r < kSlabRows; ++r) of_token[r] *= scale;
-      finish(of_token, bias, kSlabRows, args_.activation);
+      for (int64_t r = 0; r < whole; r += 16) {
+        const __m512 sum = _mm512_load_ps(of_token + r);
+        _mm512_store_ps(of_token + r, _mm512_mul_ps(sum, _mm512_set1_ps(scale)));
+      }
+      finish(of_token, bias, whole, args_.activation);
       float* y = static_cast<float*>(args_.y) + (token + t) * args_.y_stride + row;
       for (int64_t r = 0; r < kSlabRows; r += 16) {
         _mm512_mask_storeu_ps(y + r, masks[r / 16], _mm512_load_ps(of_token + r));
