@@ -119,6 +119,9 @@ void quantize_panel(const StripWeight& w, const djlbsr_linear_args& args, int64_
 
 constexpr int64_t kSlabRows = 32; /* rows that are gathered before they are stored */
 
+/* Groups of columns that all tiles of a slab do before the next. */
+constexpr int64_t kGroupsAtOnce = 128;
+
 /*
  * A lane is a token, words of W are broadcast: for any block shape, and from about a vector of
  * tokens on. A tile is some rows of a block-row by up to kMostPanels panels.
@@ -170,46 +173,71 @@ class TokensInLanes {
   /* Sums some rows, which may be of several block-rows. */
   template <int kPanels>
   void slab(const char* x, int64_t row, int64_t rows) {
+    constexpr int kRows = 8 / kPanels;
     for (int64_t r = 0; r < rows;) {
       const int64_t i = (row + r) / w_.block_rows;
       const int64_t offset = (row + r) % w_.block_rows;
-      /* A tile lies in one strip. */
-      const int64_t left = std::min(rows - r, std::min(kStripRows - offset % kStripRows, w_.block_rows - offset));
-      r += tile_of<kPanels == 1 ? 8 : 4, kPanels>(x, i, offset, left, sums_ + r * kSumStride);
+      const int64_t count = std::min(rows - r, w_.block_rows - offset);
+      const int64_t begin = strip_clamp(w_.crow[i], w_.nnzb);
+      const int64_t stored = strip_clamp(w_.crow[i + 1], w_.nnzb);
+      const int64_t end = std::min(stored, begin + w_.block_col_count);
+      /* All tiles do some blocks before the next ones, which are then in the L1 cache. */
+      const int64_t most = count > kRows ? std::max<int64_t>(1, kGroupsAtOnce / w_.groups) : end;
+      int64_t b = begin;
+      do {
+        const Blocks blocks = {b, std::min(b + most, end), b == begin};
+        for (int64_t done = 0; done < count;) {
+          /* A tile lies in one strip. */
+          const int64_t in_strip = kStripRows - (offset + done) % kStripRows;
+          done += tile_of<kRows, kPanels>(x, blocks, offset + done, std::min(count - done, in_strip), sums_ + (r + done) * kSumStride);
+        }
+        b = blocks.end;
+      } while (b < end);
+      r += count;
     }
   }
+
+  /* Blocks of a block-row, the first of it or not. */
+  struct Blocks {
+    int64_t begin;
+    int64_t end;
+    bool first;
+  };
 
   /* One tile of kRows rows or of the largest half of it that still fits; returns its rows. */
   template <int kRows, int kPanels>
-  int64_t tile_of(const char* x, int64_t i, int64_t r, int64_t rows, float* sums) {
+  int64_t tile_of(const char* x, const Blocks& blocks, int64_t r, int64_t rows, float* sums) {
     if constexpr (kRows > 1) {
-      if (rows < kRows) return tile_of<kRows / 2, kPanels>(x, i, r, rows, sums);
+      if (rows < kRows) return tile_of<kRows / 2, kPanels>(x, blocks, r, rows, sums);
     }
-    tile<kRows, kPanels>(x, i, r, sums);
+    tile<kRows, kPanels>(x, blocks, r, sums);
     return kRows;
   }
 
+  /* Adds some blocks to the sums of a tile, or starts those. */
   template <int kRows, int kPanels>
-  __attribute__((noinline)) void tile(const char* panel, int64_t i, int64_t r, float* sums) const {
+  __attribute__((noinline)) void tile(const char* panel, const Blocks& blocks, int64_t r,
+                                      float* sums) const {
     const int64_t strip = r / kStripRows * kStripRows;
     const int64_t step = std::min(kStripRows, w_.block_rows - strip) * 4;
-    const int64_t begin = strip_clamp(w_.crow[i], w_.nnzb);
-    const int64_t end = std::min(strip_clamp(w_.crow[i + 1], w_.nnzb), begin + w_.block_col_count);
     const int64_t panel_bytes = panel_bytes_;
     const int64_t x_bytes = w_.groups * kPanelTokens * 4;
     const int64_t block_rows = w_.block_rows;
     const int64_t block_bytes = block_bytes_;
     const int64_t col_limit = col_limit_;
-    const char* block = w_.words + begin * block_bytes_ + strip * w_.groups * 4 + (r - strip) * 4;
-    const int32_t* offsets = w_.offsets + begin * block_rows + r;
-    const float* scales = w_.scales + begin;
-    const int32_t* columns = w_.col_start + begin;
-    const int32_t* const last = w_.col_start + end;
+    const char* block = w_.words + blocks.begin * block_bytes_ + strip * w_.groups * 4 + (r - strip) * 4;
+    const int32_t* offsets = w_.offsets + blocks.begin * block_rows + r;
+    const float* scales = w_.scales + blocks.begin;
+    const int32_t* columns = w_.col_start + blocks.begin;
+    const int32_t* const last = w_.col_start + blocks.end;
     __m512 sum[kRows][kPanels];
 #pragma GCC unroll 8
     for (int j = 0; j < kRows; ++j) {
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) sum[j][p] = _mm512_setzero_ps();
+      for (int p = 0; p < kPanels; ++p) {
+        const float* from = sums + j * kSumStride + p * kPanelTokens;
+        sum[j][p] = blocks.first ? _mm512_setzero_ps() : _mm512_load_ps(from);
+      }
     }
     for (; columns < last; block += block_bytes, offsets += block_rows) {
       const char* x = panel + strip_clamp(*columns++, col_limit) * kPanelTokens;
