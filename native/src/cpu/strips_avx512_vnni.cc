@@ -121,6 +121,9 @@ constexpr int64_t kSlabRows = 32; /* rows that are gathered before they are stor
 
 /* Groups of columns that all tiles of a slab do before the next. */
 constexpr int64_t kGroupsAtOnce = 128;
+/* By which words and offsets are prefetched: the tiles of a group keep the hardware from seeing them
+   as one stream. */
+constexpr int64_t kAheadBytes = 4096;
 
 /*
  * A lane is a token, words of W are broadcast: for any block shape, and from about a vector of
@@ -261,8 +264,10 @@ class TokensInLanes {
           for (int p = 0; p < kPanels; ++p) acc[j][p] = Int8Ops::dot(acc[j][p], wv, xv[p]);
         }
         x += kPanelTokens * 4;
+        __builtin_prefetch(words + kAheadBytes);
         words += step;
       } while (x < x_end);
+      __builtin_prefetch(offsets + kAheadBytes / 4);
       const float scale = *scales++;
 #pragma GCC unroll 8
       for (int j = 0; j < kRows; ++j) {
