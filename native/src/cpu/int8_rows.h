@@ -23,21 +23,14 @@ constexpr int64_t kQuantizeStep = 64;
 
 /* The bits of the largest |x| of a run: for floats without their sign, order of bits is order. */
 inline uint32_t max_magnitude(const float* __restrict x, int64_t count) {
-  uint32_t most[kQuantizeStep] = {};
-  const auto take = [&most, x](int64_t c, int64_t j) {
+  uint32_t most = 0;
+  for (int64_t c = 0; c < count; ++c) {
     uint32_t bits;
-    std::memcpy(&bits, x + c + j, 4);
+    std::memcpy(&bits, x + c, 4);
     bits &= 0x7fffffffu;
-    most[j] = bits > most[j] ? bits : most[j];
-  };
-  int64_t c = 0;
-  for (; c + kQuantizeStep <= count; c += kQuantizeStep) {
-    for (int64_t j = 0; j < kQuantizeStep; ++j) take(c, j);
+    most = bits > most ? bits : most;
   }
-  for (int64_t j = 0; c + j < count; ++j) take(c, j);
-  uint32_t all = 0;
-  for (int64_t j = 0; j < kQuantizeStep; ++j) all = most[j] > all ? most[j] : all;
-  return all;
+  return most;
 }
 
 template <typename Int, int kOffset>
