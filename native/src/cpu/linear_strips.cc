@@ -63,8 +63,8 @@ void linear_strips(const djlbsr_info& info, const void* packed, const djlbsr_lin
     if (prepared) {
 #pragma omp for schedule(static)
       for (int64_t t = begin; t < end; t += step) {
-        kernel.prepare(w, args, t, std::min(end, t + step), panel + (t - begin) * stride,
-                       stride, scales + (t - begin));
+        kernel.prepare(w, args, t, std::min(end, t + step), panel + (t - begin) * stride, stride,
+                       scales + (t - begin));
       }
       x = {begin, panel, stride, scales};
     }

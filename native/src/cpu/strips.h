@@ -78,8 +78,8 @@ struct StripKernel {
   int64_t x_col_bytes;   /* of a prepared column */
   int64_t tile_tokens;   /* tasks are best cut at multiples of it */
   int64_t direct_tokens; /* a call with at most so many reads the caller's x, unprepared */
-  /* Writes the rows of x of some tokens to `to`, and their scales, for a start at token_begin. Where
-     x_tokens lie together, these are at most so many. */
+  /* Writes the rows of x of some tokens to `to`, and their scales, for a start at token_begin.
+     Where x_tokens lie together, these are at most so many. */
   void (*prepare)(const StripWeight&, const djlbsr_linear_args&, int64_t token_begin,
                   int64_t token_end, char* to, int64_t stride, float* scales);
   void (*run)(const StripWeight&, const djlbsr_linear_args&, const StripRows& x, const StripTask&);

@@ -34,6 +34,7 @@ struct Int8Ops {
   }
   static Sum zero() { return _mm512_setzero_ps(); }
   static Acc start(const int32_t* offsets) { return _mm512_loadu_si512(offsets); }
+  /* The intrinsic costs GCC 12 a copy of each sum before and after it. */
   static Acc dot(Acc acc, Words w, X x) {
     asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
     return acc;
@@ -83,8 +84,10 @@ struct Int8LowOps {
 
 /* Tokens that lie together in a panel, panel[group][token], as words of 4 columns. */
 constexpr int64_t kPanelTokens = 16;
+constexpr int64_t kChunkBytes = 64; /* of a token, which are transposed at once */
 
-/* A panel of up to kPanelTokens tokens; lanes beyond the last hold anything. */
+/* The panel of some tokens; lanes beyond the last are 0. Padding of columns meets weights of 0 and
+   may be anything. */
 void quantize_panel(const StripWeight& w, const djlbsr_linear_args& args, int64_t token_begin,
                     int64_t token_end, char* to, int64_t, float* scales) {
   const int64_t tokens = token_end - token_begin;
@@ -95,20 +98,27 @@ void quantize_panel(const StripWeight& w, const djlbsr_linear_args& args, int64_
     scales[t] = q.scale;
     inverse[t] = q.inverse;
   }
-  /* 16 groups of each token. Padding meets weights of 0, and may be anything as well. */
-  alignas(64) uint8_t words[kPanelTokens][64] = {};
-  for (int64_t c = 0; c < w.block_col_count * w.padded_cols; c += 64) {
+  const bool padded = w.padded_cols != w.block_cols;
+  const int64_t bytes = w.block_col_count * w.padded_cols;
+  alignas(64) uint8_t words[kPanelTokens][kChunkBytes] = {};
+  int64_t column = 0;
+  for (int64_t c = 0; c < bytes; c += kChunkBytes) {
+    /* Columns that follow each other in x and in the panel: all, or those of a group. */
+    struct {
+      int64_t column;
+      int64_t count;
+    } runs[kChunkBytes / 4];
+    const int64_t chunk = std::min(kChunkBytes, bytes - c);
+    const int64_t run_bytes = padded ? 4 : kChunkBytes;
+    for (int64_t k = 0; k < chunk; k += run_bytes) {
+      const int64_t left = padded ? w.block_cols - column % w.block_cols : chunk;
+      runs[k / run_bytes] = {column, std::min(run_bytes, left)};
+      column += std::min(run_bytes, left);
+    }
     for (int64_t t = 0; t < tokens; ++t) {
-      const float* row = x + t * args.x_stride;
-      if (w.padded_cols == w.block_cols) {
-        quantize_run<uint8_t, 128>(row + c, std::min<int64_t>(64, w.cols - c), inverse[t],
-                                   words[t]);
-        continue;
-      }
-      for (int64_t k = 0; k < 64 && c + k < w.block_col_count * w.padded_cols; k += 4) {
-        const int64_t in_block = (c + k) % w.padded_cols;
-        quantize_run<uint8_t, 128>(row + (c + k) / w.padded_cols * w.block_cols + in_block,
-                                   std::min<int64_t>(4, w.block_cols - in_block), inverse[t],
+      for (int64_t k = 0; k < chunk; k += run_bytes) {
+        const auto& run = runs[k / run_bytes];
+        quantize_run<uint8_t, 128>(x + t * args.x_stride + run.column, run.count, inverse[t],
                                    words[t] + k);
       }
     }
@@ -119,15 +129,17 @@ void quantize_panel(const StripWeight& w, const djlbsr_linear_args& args, int64_
 
 constexpr int64_t kSlabRows = 32; /* rows that are gathered before they are stored */
 
-/* Groups of columns that all tiles of a slab do before the next. */
+/* Groups of columns that all tiles of a slab do before the next: these blocks, their part of x and
+   the sums stay in the L1 cache. */
 constexpr int64_t kGroupsAtOnce = 128;
-/* By which words and offsets are prefetched: the tiles of a group keep the hardware from seeing them
-   as one stream. */
+
+/* By which words and offsets are prefetched: the tiles of a group keep the hardware from seeing
+   them as one stream. */
 constexpr int64_t kAheadBytes = 4096;
 
 /*
- * A lane is a token, words of W are broadcast: for any block shape, and from about a vector of
- * tokens on. A tile is some rows of a block-row by up to kMostPanels panels.
+ * A lane is a token, words of W are broadcast: for blocks whose rows do not fill two vectors. A
+ * tile is some rows of a block-row by up to kMostPanels panels.
  */
 class TokensInLanes {
  public:
@@ -156,6 +168,7 @@ class TokensInLanes {
       for (int64_t t = task_.token_begin; t < task_.token_end; t += kMostPanels * kPanelTokens) {
         const int64_t tokens = std::min(kMostPanels * kPanelTokens, task_.token_end - t);
         const char* x = x_.rows + (t - x_.first_token) * x_.stride;
+        /* y may be in memory, and its lines are far from each other. */
         for (int64_t a = 0; a < tokens; ++a) {
           const float* y = static_cast<float*>(args_.y) + (t + a) * args_.y_stride + row;
           __builtin_prefetch(y, 1, 2);
@@ -184,15 +197,15 @@ class TokensInLanes {
       const int64_t begin = strip_clamp(w_.crow[i], w_.nnzb);
       const int64_t stored = strip_clamp(w_.crow[i + 1], w_.nnzb);
       const int64_t end = std::min(stored, begin + w_.block_col_count);
-      /* All tiles do some blocks before the next ones, which are then in the L1 cache. */
       const int64_t most = count > kRows ? std::max<int64_t>(1, kGroupsAtOnce / w_.groups) : end;
       int64_t b = begin;
       do {
         const Blocks blocks = {b, std::min(b + most, end), b == begin};
         for (int64_t done = 0; done < count;) {
           /* A tile lies in one strip. */
-          const int64_t in_strip = kStripRows - (offset + done) % kStripRows;
-          done += tile_of<kRows, kPanels>(x, blocks, offset + done, std::min(count - done, in_strip), sums_ + (r + done) * kSumStride);
+          const int64_t at = offset + done;
+          const int64_t left = std::min(count - done, kStripRows - at % kStripRows);
+          done += tile_of<kRows, kPanels>(x, blocks, at, left, sums_ + (r + done) * kSumStride);
         }
         b = blocks.end;
       } while (b < end);
@@ -228,7 +241,8 @@ class TokensInLanes {
     const int64_t block_rows = w_.block_rows;
     const int64_t block_bytes = block_bytes_;
     const int64_t col_limit = col_limit_;
-    const char* block = w_.words + blocks.begin * block_bytes_ + strip * w_.groups * 4 + (r - strip) * 4;
+    const char* block =
+        w_.words + blocks.begin * block_bytes_ + strip * w_.groups * 4 + (r - strip) * 4;
     const int32_t* offsets = w_.offsets + blocks.begin * block_rows + r;
     const float* scales = w_.scales + blocks.begin;
     const int32_t* columns = w_.col_start + blocks.begin;
@@ -324,18 +338,23 @@ class TokensInLanes {
   const int64_t panel_bytes_;
   const int64_t block_bytes_;
   const int64_t col_limit_;
-  /* [row][token]; rows that a slab does not have stay 0. */
-  alignas(64) float sums_[kSlabRows * kSumStride] = {};
+  alignas(64) float sums_[kSlabRows * kSumStride] = {}; /* [row][token] */
 };
 
 }  // namespace
 
-const StripKernel kInt8Avx512VnniLow = {
-    "int8_avx512_vnni_low",      1, Int8LowOps::kXColBytes,      Int8LowOps::kTokens1, 0,
-    quantize_rows<uint8_t, 128>, StripRunner<Int8LowOps>::run};
-const StripKernel kInt8Avx512Vnni = {"int8_avx512_vnni", 1, Int8Ops::kXColBytes, Int8Ops::kTokens1, 0,
-    quantize_rows<uint8_t, 128>, StripRunner<Int8Ops>::run};
-const StripKernel kInt8Avx512VnniTokens = {"int8_avx512_vnni_tokens", kPanelTokens, 1,
-    TokensInLanes::kMostPanels * kPanelTokens, 0, quantize_panel, TokensInLanes::run};
+const StripKernel kInt8Avx512VnniLow = {"int8_avx512_vnni_low",      1, Int8LowOps::kXColBytes,
+                                        Int8LowOps::kTokens1,        0, quantize_rows<uint8_t, 128>,
+                                        StripRunner<Int8LowOps>::run};
+const StripKernel kInt8Avx512Vnni = {"int8_avx512_vnni",       1, Int8Ops::kXColBytes,
+                                     Int8Ops::kTokens1,        0, quantize_rows<uint8_t, 128>,
+                                     StripRunner<Int8Ops>::run};
+const StripKernel kInt8Avx512VnniTokens = {"int8_avx512_vnni_tokens",
+                                           kPanelTokens,
+                                           1,
+                                           TokensInLanes::kMostPanels * kPanelTokens,
+                                           0,
+                                           quantize_panel,
+                                           TokensInLanes::run};
 
 }  // namespace djlbsr::cpu

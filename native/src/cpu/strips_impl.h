@@ -138,8 +138,8 @@ class StripRunner {
     tile.col_limit = col_limit_;
     tile.x = x_.rows + (t - x_.first_token) * x_.stride;
     tile.strip_bytes = kStripRows * w_.groups * 4;
-    tile.words = w_.words + begin * block_bytes_ + r / kStripRows * tile.strip_bytes +
-                 r % kStripRows * 4;
+    tile.words =
+        w_.words + begin * block_bytes_ + r / kStripRows * tile.strip_bytes + r % kStripRows * 4;
     tile.offsets = w_.offsets + begin * w_.block_rows + r;
     tile.scales = w_.scales + begin;
     tile.block_rows = w_.block_rows;
