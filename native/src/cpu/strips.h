@@ -18,8 +18,9 @@
  *
  * a word being the row's 2 bf16 or 4 int8 of a group of adjacent columns. That is what vdpbf16ps
  * and vpdpbusd take, and a B tile of AMX: 16 words a cache line, a tile of 16 groups in one piece.
- * The other operand is x as the caller has it, so neither is transposed in a call. Columns are
- * padded with zeros to whole groups (int8 alone, whose copy of x is padded too).
+ * The other operand is x as the caller has it, so neither is transposed in a call; only int8 with
+ * tokens in lanes transposes its copy of x, by whole words. Columns are padded with zeros to whole
+ * groups (int8 alone, whose copy of x is padded too).
  */
 namespace djlbsr::cpu {
 

@@ -84,10 +84,8 @@ struct Int8LowOps {
 
 /* Tokens that lie together in a panel, panel[group][token], as words of 4 columns. */
 constexpr int64_t kPanelTokens = 16;
-constexpr int64_t kChunkBytes = 64; /* of a token, which are transposed at once */
 
-/* The panel of some tokens; lanes beyond the last are 0. Padding of columns meets weights of 0 and
-   may be anything. */
+/* The panel of some tokens; lanes beyond the last are 0. */
 void quantize_panel(const StripWeight& w, const djlbsr_linear_args& args, int64_t token_begin,
                     int64_t token_end, char* to, int64_t, float* scales) {
   const int64_t tokens = token_end - token_begin;
@@ -98,32 +96,15 @@ void quantize_panel(const StripWeight& w, const djlbsr_linear_args& args, int64_
     scales[t] = q.scale;
     inverse[t] = q.inverse;
   }
-  const bool padded = w.padded_cols != w.block_cols;
-  const int64_t bytes = w.block_col_count * w.padded_cols;
-  alignas(64) uint8_t words[kPanelTokens][kChunkBytes] = {};
-  int64_t column = 0;
-  for (int64_t c = 0; c < bytes; c += kChunkBytes) {
-    /* Columns that follow each other in x and in the panel: all, or those of a group. */
-    struct {
-      int64_t column;
-      int64_t count;
-    } runs[kChunkBytes / 4];
-    const int64_t chunk = std::min(kChunkBytes, bytes - c);
-    const int64_t run_bytes = padded ? 4 : kChunkBytes;
-    for (int64_t k = 0; k < chunk; k += run_bytes) {
-      const int64_t left = padded ? w.block_cols - column % w.block_cols : chunk;
-      runs[k / run_bytes] = {column, std::min(run_bytes, left)};
-      column += std::min(run_bytes, left);
-    }
+  alignas(64) uint8_t words[kPanelTokens][kChunkGroups * 4] = {};
+  const int64_t groups = w.block_col_count * w.groups;
+  for (int64_t g = 0; g < groups; g += kChunkGroups) {
+    const Chunk chunk = chunk_at(w, g, groups);
     for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t k = 0; k < chunk; k += run_bytes) {
-        const auto& run = runs[k / run_bytes];
-        quantize_run<uint8_t, 128>(x + t * args.x_stride + run.column, run.count, inverse[t],
-                                   words[t] + k);
-      }
+      quantize_chunk<uint8_t, 128>(chunk, x + t * args.x_stride, inverse[t], words[t]);
     }
     transpose_16x16([&](int t) { return reinterpret_cast<const float*>(words[t]); },
-                    reinterpret_cast<float*>(to + c * kPanelTokens), kPanelTokens);
+                    reinterpret_cast<float*>(to + g * kPanelTokens * 4), kPanelTokens);
   }
 }
 
