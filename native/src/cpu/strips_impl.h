@@ -16,7 +16,7 @@
  * Lanes past a strip's last row compute on whatever follows in packed memory and are never stored.
  * Nothing here may be visible outside the file, as in kernels_impl.h.
  */
-#include <type_traits>
+#include <cstring>
 
 #include "cpu/activations.h"
 #include "cpu/half.h"
@@ -132,7 +132,7 @@ class StripRunner {
     const int64_t begin = strip_clamp(w_.crow[i], w_.nnzb);
     const int64_t stored = strip_clamp(w_.crow[i + 1], w_.nnzb);
     const int64_t most = begin + w_.block_col_count;
-    Tile tile;
+    Tile tile = {};
     tile.columns = w_.col_start + begin;
     tile.columns_end = w_.col_start + (stored < most ? stored : most);
     tile.col_limit = col_limit_;
@@ -140,15 +140,18 @@ class StripRunner {
     tile.strip_bytes = kStripRows * w_.groups * 4;
     tile.words =
         w_.words + begin * block_bytes_ + r / kStripRows * tile.strip_bytes + r % kStripRows * 4;
-    tile.offsets = w_.offsets + begin * w_.block_rows + r;
-    tile.scales = w_.scales + begin;
+    if constexpr (Ops::kInt8) {
+      tile.offsets = w_.offsets + begin * w_.block_rows + r;
+      tile.scales = w_.scales + begin;
+    }
     tile.block_rows = w_.block_rows;
     tile.block_bytes = block_bytes_;
     tile.groups = w_.groups;
     tile.step = height * 4;
     constexpr int64_t kCount =
         (kVectors * Ops::kLanes + kFinishStep - 1) / kFinishStep * kFinishStep;
-    alignas(64) float z[kTokens * kCount] = {};
+    alignas(64) float z[kTokens * kCount];
+    if constexpr (kVectors * Ops::kLanes < kCount) std::memset(z, 0, sizeof(z));
     sum_blocks<kTokens, kVectors, kCount>(tile, x_.stride, z);
     for (int64_t a = 0; a < kTokens; ++a) {
       finish_and_store<kCount>(z + a * kCount, t + a, i * w_.block_rows + r, rows);
