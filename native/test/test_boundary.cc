@@ -169,7 +169,7 @@ void linear_arguments() {
 /* Random bytes in a packed weight: any numbers in all of y, no access outside (ASan watches). */
 void altered_bytes() {
   Rng rng(9);
-  for (int round = 0; round < 200; ++round) {
+  for (int round = 0; round < 400; ++round) {
     /* Strips of 16 rows, for bf16 with an even number of columns, as often as any other block. */
     const bool strips = uniform(rng, 0, 1) == 1;
     const int64_t block_rows = strips ? 16 * uniform(rng, 1, 3) : uniform(rng, 1, 20);

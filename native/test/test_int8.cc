@@ -211,6 +211,21 @@ void random_cases(uint64_t seed, int rounds) {
   }
 }
 
+/* Every number of rows that tiles and strips end with, by every number of tokens that their tiles,
+   panels of 16 and pairs of panels end with; columns that fill groups of 4 and that do not. */
+void every_size() {
+  Rng rng(29);
+  for (int64_t rows = 1; rows <= 36; ++rows) {
+    for (int64_t tokens = 1; tokens <= 40; ++tokens) {
+      const int64_t cols = 1 + (rows * 7 + tokens * 3) % 20;
+      /* Block-rows that end within, at and after the 32 rows that are stored together. */
+      Matrix m(rng, rows <= 10 ? 7 : 3, 4, rows, cols, DJLBSR_FLOAT32, "random", 0.6);
+      const Case c = {tokens, tokens % 3, rows % 3, true, DJLBSR_NONE, 1};
+      check(rng, m, c, "every size");
+    }
+  }
+}
+
 /* Rows so long that a call takes x in several panels, on several threads. */
 void panels() {
   Rng rng(23);
@@ -218,12 +233,16 @@ void panels() {
   check(rng, m, Case{130, 0, 0, true, DJLBSR_NONE, 3}, "long rows");
   Matrix wide(rng, 1, 2, 3, 70001, DJLBSR_FLOAT32, "full");
   check(rng, wide, Case{3, 0, 0, false, DJLBSR_NONE, 1}, "wide blocks");
+  check(rng, wide, Case{21, 0, 0, false, DJLBSR_NONE, 2}, "wide blocks");
+  /* More blocks in a block-row than all tiles of its rows go through together. */
+  Matrix narrow(rng, 2, 700, 16, 1, DJLBSR_FLOAT32, "random", 0.9);
+  check(rng, narrow, Case{40, 0, 0, true, DJLBSR_GELU, 1}, "narrow blocks");
 }
 
 /* Tokens of zeros, of numbers too small and too large, and of none. */
 void extremes() {
   Rng rng(13);
-  for (const auto& block : {std::pair{4, 4}, {16, 6}, {32, 32}}) {
+  for (const auto& block : {std::pair{4, 4}, {8, 6}, {16, 6}, {32, 32}}) {
     Matrix m(rng, 3, 6, block.first, block.second, DJLBSR_FLOAT32, "none");
     m.weight_format = DJLBSR_WEIGHT_INT8_BLOCKS;
     m.crow = {0, 3, 3, 5};
@@ -293,6 +312,7 @@ void refusals() {
 int main() {
   skip_without_isa();
   shapes();
+  every_size();
   random_cases(20261122, 12);
   panels();
   extremes();

@@ -124,12 +124,13 @@ void large_weights() {
 }
 
 /* The kernel for bf16 (int8 = false) or int8 blocks of an ISA. */
-std::string strip_kernel(djlbsr::cpu::Isa isa, bool int8, int64_t block_rows, int64_t block_cols) {
+std::string strip_kernel(djlbsr::cpu::Isa isa, bool int8, int64_t block_rows, int64_t block_cols,
+                         int64_t tokens) {
   djlbsr::cpu::StripWeight w = {};
   w.int8 = int8;
   w.block_rows = block_rows;
   w.block_cols = block_cols;
-  return djlbsr::cpu::strip_kernel_for(isa, w).name;
+  return djlbsr::cpu::strip_kernel_for(isa, w, tokens).name;
 }
 
 void strip_kernels() {
@@ -137,30 +138,50 @@ void strip_kernels() {
   /* In the order of kAllIsas. */
   const struct {
     bool int8;
-    int64_t block_rows, block_cols;
+    int64_t block_rows, block_cols, tokens;
     std::vector<std::string> names;
   } table[] = {
-      {false, 32, 32, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "amx"}},
-      {false, 16, 16, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "amx"}},
-      {false, 48, 48, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "amx"}},
+      {false, 32, 32, 64, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "amx"}},
+      {false, 16, 16, 64, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "amx"}},
+      {false, 48, 48, 64, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "amx"}},
       /* Tiles would be less than half full. */
-      {false, 32, 34, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "avx512_bf16"}},
-      {false, 16, 2, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "avx512_bf16"}},
-      {true, 32, 32, {"portable", "avx2", "avx2", "avx512_vnni", "avx512_vnni", "avx512_vnni"}},
-      {true, 9, 1, {"portable", "avx2", "avx2", "avx512_vnni", "avx512_vnni", "avx512_vnni"}},
+      {false, 32, 34, 64, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "avx512_bf16"}},
+      {false, 16, 2, 64, {"portable", "avx2", "avx512", "avx512", "avx512_bf16", "avx512_bf16"}},
+      {true, 32, 32, 64, {"portable", "avx2", "avx2", "avx512_vnni", "avx512_vnni", "avx512_vnni"}},
+      {true, 9, 1, 8, {"portable", "avx2", "avx2", "avx512_vnni", "avx512_vnni", "avx512_vnni"}},
       {true,
        8,
        8,
+       7,
+       {"portable", "avx2", "avx2", "avx512_vnni_low", "avx512_vnni_low", "avx512_vnni_low"}},
+      /* As many tokens as rows, at most 12 and at least 2. */
+      {true,
+       8,
+       8,
+       8,
+       {"portable", "avx2", "avx2", "avx512_vnni_tokens", "avx512_vnni_tokens",
+        "avx512_vnni_tokens"}},
+      {true, 31, 4, 11, {"portable", "avx2", "avx2", "avx512_vnni", "avx512_vnni", "avx512_vnni"}},
+      {true,
+       31,
+       4,
+       12,
+       {"portable", "avx2", "avx2", "avx512_vnni_tokens", "avx512_vnni_tokens",
+        "avx512_vnni_tokens"}},
+      {true,
+       1,
+       16,
+       1,
        {"portable", "avx2", "avx2", "avx512_vnni_low", "avx512_vnni_low", "avx512_vnni_low"}},
   };
   for (const auto& row : table) {
     for (size_t i = 0; i < row.names.size(); ++i) {
       const std::string expected = (row.int8 ? "int8_" : "bf16_") + row.names[i];
-      const std::string actual =
-          strip_kernel(djlbsr::cpu::kAllIsas[i], row.int8, row.block_rows, row.block_cols);
-      EXPECT(actual == expected, "%lldx%lld on %s: %s, expected %s", (long long)row.block_rows,
-             (long long)row.block_cols, isa_name(djlbsr::cpu::kAllIsas[i]), actual.c_str(),
-             expected.c_str());
+      const std::string actual = strip_kernel(djlbsr::cpu::kAllIsas[i], row.int8, row.block_rows,
+                                              row.block_cols, row.tokens);
+      EXPECT(actual == expected, "%lldx%lld, %lld tokens on %s: %s, expected %s",
+             (long long)row.block_rows, (long long)row.block_cols, (long long)row.tokens,
+             isa_name(djlbsr::cpu::kAllIsas[i]), actual.c_str(), expected.c_str());
     }
   }
   /* fp32 gives the same bits from avx512 on because it runs the same code. */

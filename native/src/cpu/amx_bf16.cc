@@ -279,7 +279,7 @@ bool amx_serves(const StripWeight& w) {
   return !w.int8 && w.block_rows % kStripRows == 0 && tile_cols(w.block_cols) >= kMaxTileCols / 2;
 }
 
-const StripKernel kBf16Amx = {"bf16_amx", 2,  4 * kTileTokens, std::numeric_limits<int64_t>::max(),
-                              nullptr,    run};
+const StripKernel kBf16Amx = {
+    "bf16_amx", 1, 2, 4 * kTileTokens, std::numeric_limits<int64_t>::max(), nullptr, run};
 
 }  // namespace djlbsr::cpu

@@ -30,7 +30,7 @@ int64_t panel_stride(const StripWeight& w, const StripKernel& kernel) {
  */
 void linear_strips(const djlbsr_info& info, const void* packed, const djlbsr_linear_args& args) {
   const StripWeight w = strip_weight_of(info, packed);
-  const StripKernel& kernel = strip_kernel_for(active_isa(), w);
+  const StripKernel& kernel = strip_kernel_for(active_isa(), w, args.tokens);
   const int threads = thread_count(info, args);
   const bool prepared = args.tokens > kernel.direct_tokens;
   const int64_t stride = prepared ? panel_stride(w, kernel) : args.x_stride * 2;
@@ -42,11 +42,12 @@ void linear_strips(const djlbsr_info& info, const void* packed, const djlbsr_lin
   if (prepared) {
     const int64_t fitting = static_cast<int64_t>(kKeptScratchBytes) / (x_bytes + 4);
     const int64_t most = fitting / kernel.tile_tokens * kernel.tile_tokens;
-    panel_tokens = std::min(args.tokens, std::max<int64_t>(most, 1));
-    panel = static_cast<char*>(
-        thread_scratch().at_least(static_cast<size_t>(panel_tokens * (x_bytes + 4))));
+    panel_tokens = std::min(args.tokens, std::max(most, kernel.x_tokens));
+    const int64_t lanes = round_up(panel_tokens, kernel.x_tokens);
+    panel =
+        static_cast<char*>(thread_scratch().at_least(static_cast<size_t>(lanes * (x_bytes + 4))));
     if (panel == nullptr) throw std::bad_alloc();
-    scales = reinterpret_cast<float*>(panel + panel_tokens * x_bytes);
+    scales = reinterpret_cast<float*>(panel + lanes * x_bytes);
   }
   const int64_t task_tokens = std::min(
       panel_tokens, round_up(std::max<int64_t>(kTaskBytes / x_bytes, 1), kernel.tile_tokens));
@@ -54,15 +55,16 @@ void linear_strips(const djlbsr_info& info, const void* packed, const djlbsr_lin
   const std::vector<int64_t> bounds = part_bounds(info, w.crow, cuts, threads);
   const int64_t parts = static_cast<int64_t>(bounds.size()) - 1;
 
+  const int64_t step = std::max(kPreparedTokens, kernel.x_tokens);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   for (int64_t begin = 0; begin < args.tokens; begin += panel_tokens) {
     const int64_t end = std::min(args.tokens, begin + panel_tokens);
     StripRows x = {0, static_cast<const char*>(args.x), stride, nullptr};
     if (prepared) {
 #pragma omp for schedule(static)
-      for (int64_t t = begin; t < end; t += kPreparedTokens) {
-        kernel.prepare(w, args, t, std::min(end, t + kPreparedTokens), panel + (t - begin) * stride,
-                       stride, scales + (t - begin));
+      for (int64_t t = begin; t < end; t += step) {
+        kernel.prepare(w, args, t, std::min(end, t + step), panel + (t - begin) * stride, stride,
+                       scales + (t - begin));
       }
       x = {begin, panel, stride, scales};
     }

@@ -18,8 +18,9 @@
  *
  * a word being the row's 2 bf16 or 4 int8 of a group of adjacent columns. That is what vdpbf16ps
  * and vpdpbusd take, and a B tile of AMX: 16 words a cache line, a tile of 16 groups in one piece.
- * The other operand is x as the caller has it, so neither is transposed in a call. Columns are
- * padded with zeros to whole groups (int8 alone, whose copy of x is padded too).
+ * The other operand is x as the caller has it, so neither is transposed in a call; only int8 with
+ * tokens in lanes transposes its copy of x, by whole words. Columns are padded with zeros to whole
+ * groups (int8 alone, whose copy of x is padded too).
  */
 namespace djlbsr::cpu {
 
@@ -74,17 +75,20 @@ struct StripTask {
  */
 struct StripKernel {
   const char* name;
+  int64_t x_tokens;      /* that lie together in prepared x: 1 where it is in rows */
   int64_t x_col_bytes;   /* of a prepared column */
   int64_t tile_tokens;   /* tasks are best cut at multiples of it */
   int64_t direct_tokens; /* a call with at most so many reads the caller's x, unprepared */
-  /* Writes the rows of x of some tokens to `to`, and their scales, for a start at token_begin. */
+  /* Writes the rows of x of some tokens to `to`, and their scales, for a start at token_begin.
+     Where x_tokens lie together, these are at most so many. */
   void (*prepare)(const StripWeight&, const djlbsr_linear_args&, int64_t token_begin,
                   int64_t token_end, char* to, int64_t stride, float* scales);
   void (*run)(const StripWeight&, const djlbsr_linear_args&, const StripRows& x, const StripTask&);
 };
 
-/* A pure function of the ISA and the block shape: never of the number of tokens. */
-const StripKernel& strip_kernel_for(Isa isa, const StripWeight& w);
+/* A pure function of the ISA and the block shape, and for int8, whose results are the same bits by
+   any kernel, of the number of tokens. */
+const StripKernel& strip_kernel_for(Isa isa, const StripWeight& w, int64_t tokens);
 
 /* Whether AMX serves: whole 16-row strips, and columns that fill at least half of a tile. */
 bool amx_serves(const StripWeight& w);
@@ -104,6 +108,7 @@ extern const StripKernel kBf16Amx;
 extern const StripKernel kInt8Avx2;
 extern const StripKernel kInt8Avx512Vnni;
 extern const StripKernel kInt8Avx512VnniLow;
+extern const StripKernel kInt8Avx512VnniTokens;
 #endif
 
 }  // namespace djlbsr::cpu

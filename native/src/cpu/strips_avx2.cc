@@ -94,9 +94,14 @@ struct Int8Ops {
 
 }  // namespace
 
-const StripKernel kBf16Avx2 = {"bf16_avx2", Bf16Ops::kXColBytes, Bf16Ops::kTokens2,
-                               0,           widen_rows,          StripRunner<Bf16Ops>::run};
-const StripKernel kInt8Avx2 = {"int8_avx2", Int8Ops::kXColBytes,       Int8Ops::kTokens1,
-                               0,           quantize_rows<int16_t, 0>, StripRunner<Int8Ops>::run};
+const StripKernel kBf16Avx2 = {"bf16_avx2", 1,          Bf16Ops::kXColBytes,      Bf16Ops::kTokens2,
+                               0,           widen_rows, StripRunner<Bf16Ops>::run};
+const StripKernel kInt8Avx2 = {"int8_avx2",
+                               1,
+                               Int8Ops::kXColBytes,
+                               Int8Ops::kTokens1,
+                               0,
+                               quantize_rows<int16_t, 0>,
+                               StripRunner<Int8Ops>::run};
 
 }  // namespace djlbsr::cpu

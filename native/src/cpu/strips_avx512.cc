@@ -45,7 +45,12 @@ struct Bf16Ops {
 
 }  // namespace
 
-const StripKernel kBf16Avx512 = {"bf16_avx512", Bf16Ops::kXColBytes,      Bf16Ops::kTokens2, 0,
-                                 widen_rows,    StripRunner<Bf16Ops>::run};
+const StripKernel kBf16Avx512 = {"bf16_avx512",
+                                 1,
+                                 Bf16Ops::kXColBytes,
+                                 Bf16Ops::kTokens2,
+                                 0,
+                                 widen_rows,
+                                 StripRunner<Bf16Ops>::run};
 
 }  // namespace djlbsr::cpu

@@ -40,8 +40,8 @@ struct Bf16Ops {
 
 }  // namespace
 
-const StripKernel kBf16Avx512Bf16 = {"bf16_avx512_bf16", Bf16Ops::kXColBytes,
-                                     Bf16Ops::kTokens2,  8,
-                                     copy_rows,          StripRunner<Bf16Ops>::run};
+const StripKernel kBf16Avx512Bf16 = {"bf16_avx512_bf16",       1, Bf16Ops::kXColBytes,
+                                     Bf16Ops::kTokens2,        8, copy_rows,
+                                     StripRunner<Bf16Ops>::run};
 
 }  // namespace djlbsr::cpu

@@ -16,7 +16,7 @@
  * Lanes past a strip's last row compute on whatever follows in packed memory and are never stored.
  * Nothing here may be visible outside the file, as in kernels_impl.h.
  */
-#include <type_traits>
+#include <cstring>
 
 #include "cpu/activations.h"
 #include "cpu/half.h"
@@ -111,42 +111,81 @@ class StripRunner {
     for (; t < task_.token_end; ++t) tile<1, kVectors>(i, r, rows, height, t);
   }
 
+  /* What some tokens and some rows of a block-row read. */
+  struct Tile {
+    const int32_t* columns; /* of its stored blocks */
+    const int32_t* columns_end;
+    int64_t col_limit;
+    const char* x;          /* of the first token */
+    const char* words;      /* of the first row in the first block */
+    const int32_t* offsets; /* likewise */
+    const float* scales;
+    int64_t block_rows;
+    int64_t block_bytes;
+    int64_t strip_bytes;
+    int64_t groups;
+    int64_t step; /* bytes from group to group */
+  };
+
   template <int kTokens, int kVectors>
   void tile(int64_t i, int64_t r, int64_t rows, int64_t height, int64_t t) {
+    const int64_t begin = strip_clamp(w_.crow[i], w_.nnzb);
+    const int64_t stored = strip_clamp(w_.crow[i + 1], w_.nnzb);
+    const int64_t most = begin + w_.block_col_count;
+    Tile tile = {};
+    tile.columns = w_.col_start + begin;
+    tile.columns_end = w_.col_start + (stored < most ? stored : most);
+    tile.col_limit = col_limit_;
+    tile.x = x_.rows + (t - x_.first_token) * x_.stride;
+    tile.strip_bytes = kStripRows * w_.groups * 4;
+    tile.words =
+        w_.words + begin * block_bytes_ + r / kStripRows * tile.strip_bytes + r % kStripRows * 4;
+    if constexpr (Ops::kInt8) {
+      tile.offsets = w_.offsets + begin * w_.block_rows + r;
+      tile.scales = w_.scales + begin;
+    }
+    tile.block_rows = w_.block_rows;
+    tile.block_bytes = block_bytes_;
+    tile.groups = w_.groups;
+    tile.step = height * 4;
+    constexpr int64_t kCount =
+        (kVectors * Ops::kLanes + kFinishStep - 1) / kFinishStep * kFinishStep;
+    alignas(64) float z[kTokens * kCount];
+    if constexpr (kVectors * Ops::kLanes < kCount) std::memset(z, 0, sizeof(z));
+    sum_blocks<kTokens, kVectors, kCount>(tile, x_.stride, z);
+    for (int64_t a = 0; a < kTokens; ++a) {
+      finish_and_store<kCount>(z + a * kCount, t + a, i * w_.block_rows + r, rows);
+    }
+  }
+
+  template <int kTokens, int kVectors, int64_t kCount>
+  static __attribute__((noinline)) void sum_blocks(const Tile& tile, int64_t stride, float* z) {
     typename Ops::Sum sum[kTokens][kVectors];
 #pragma GCC unroll 16
     for (int a = 0; a < kTokens; ++a) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sum[a][v] = Ops::zero();
     }
-    const int64_t stride = x_.stride;
-    const char* x = x_.rows + (t - x_.first_token) * stride;
-    const int64_t step = height * 4;
-    /* Vectors of one tile may lie in different strips, whole ones then. */
-    const char* first = w_.words + r / kStripRows * kStripRows * w_.groups * 4;
-    int64_t at[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      const int64_t lane = r % kStripRows + v * Ops::kLanes;
-      at[v] = lane / kStripRows * kStripRows * w_.groups * 4 + lane % kStripRows * 4;
-    }
-    const int64_t begin = strip_clamp(w_.crow[i], w_.nnzb);
-    const int64_t stored = strip_clamp(w_.crow[i + 1], w_.nnzb);
-    const int64_t end = stored < begin + w_.block_col_count ? stored : begin + w_.block_col_count;
-    for (int64_t b = begin; b < end; ++b) {
-      const char* wb = first + b * block_bytes_;
-      const char* xb = x + strip_clamp(w_.col_start[b], col_limit_) * Ops::kXColBytes;
+    /* The blocks of a block-row follow each other: all pointers only move on. */
+    const char* words = tile.words;
+    [[maybe_unused]] const int32_t* offsets = tile.offsets;
+    [[maybe_unused]] const float* scales = tile.scales;
+    for (const int32_t* columns = tile.columns; columns < tile.columns_end;) {
+      /* What a block needs once is read again for each. The compiler would keep it in the registers
+         that the rows of x need, and those that it ran out of in vector registers: coming back from
+         there waits for the products. */
+      asm volatile("" ::: "memory");
+      const char* x = tile.x + strip_clamp(*columns++, tile.col_limit) * Ops::kXColBytes;
       if constexpr (Ops::kInt8) {
         typename Ops::Acc acc[kTokens][kVectors];
-        const int32_t* offsets = w_.offsets + b * w_.block_rows + r;
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
           const typename Ops::Acc start = Ops::start(offsets + v * Ops::kLanes);
 #pragma GCC unroll 16
           for (int a = 0; a < kTokens; ++a) acc[a][v] = start;
         }
-        multiply<kTokens, kVectors>(acc, wb, at, step, xb, stride);
-        const float scale = w_.scales[b];
+        multiply<kTokens, kVectors>(acc, words, tile, x, stride);
+        const float scale = *scales++;
 #pragma GCC unroll 16
         for (int a = 0; a < kTokens; ++a) {
 #pragma GCC unroll 4
@@ -154,37 +193,56 @@ class StripRunner {
             sum[a][v] = Ops::flush(sum[a][v], acc[a][v], scale);
           }
         }
+        offsets += tile.block_rows;
       } else {
-        multiply<kTokens, kVectors>(sum, wb, at, step, xb, stride);
+        multiply<kTokens, kVectors>(sum, words, tile, x, stride);
       }
+      words += tile.block_bytes;
     }
 #pragma GCC unroll 16
     for (int a = 0; a < kTokens; ++a) {
-      constexpr int64_t kCount =
-          (kVectors * Ops::kLanes + kFinishStep - 1) / kFinishStep * kFinishStep;
-      alignas(64) float z[kCount];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) Ops::store(sum[a][v], z + v * Ops::kLanes);
-      for (int64_t j = kVectors * Ops::kLanes; j < kCount; ++j) z[j] = 0.0f;
-      finish_and_store<kCount>(z, t + a, i * w_.block_rows + r, rows);
+      for (int v = 0; v < kVectors; ++v) {
+        Ops::store(sum[a][v], z + a * kCount + v * Ops::kLanes);
+      }
     }
   }
 
   template <int kTokens, int kVectors, class Acc>
-  inline __attribute__((always_inline)) void multiply(Acc (&acc)[kTokens][kVectors], const char* w,
-                                                      const int64_t (&at)[kVectors], int64_t step,
-                                                      const char* x, int64_t stride) const {
-    for (int64_t g = 0; g < w_.groups; ++g, w += step, x += Ops::kXBytes) {
+  static inline __attribute__((always_inline)) void multiply(Acc (&acc)[kTokens][kVectors],
+                                                             const char* w, const Tile& tile,
+                                                             const char* x, int64_t stride) {
+    /* A pointer for every three rows of x, which the compiler must not derive from each other: it
+       would keep a register for each row. */
+    constexpr int kPointers = (kTokens + 2) / 3;
+    const char* rows[kPointers];
+#pragma GCC unroll 16
+    for (int i = 0; i < kPointers; ++i) {
+      rows[i] = x;
+      x += 3 * stride;
+      asm("" : "+r"(rows[i]));
+    }
+    /* Vectors of one tile may lie in different strips, whole ones then. */
+    const int64_t step = kVectors > 1 ? kStripRows * 4 : tile.step;
+    const int64_t strip_bytes = tile.strip_bytes;
+    int64_t left = tile.groups;
+    do { /* a block has a group: a loop that could end at once would cost copies of all sums */
       typename Ops::Words wv[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) wv[v] = Ops::load(w + at[v]);
+      for (int v = 0; v < kVectors; ++v) {
+        constexpr int64_t kLanes = Ops::kLanes;
+        wv[v] = Ops::load(w + v * kLanes / kStripRows * strip_bytes + v * kLanes % kStripRows * 4);
+      }
 #pragma GCC unroll 16
       for (int a = 0; a < kTokens; ++a) {
-        const typename Ops::X xv = Ops::broadcast(x + a * stride);
+        const typename Ops::X xv = Ops::broadcast(rows[a / 3] + a % 3 * stride);
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) acc[a][v] = Ops::dot(acc[a][v], wv[v], xv);
       }
-    }
+      w += step;
+#pragma GCC unroll 16
+      for (int i = 0; i < kPointers; ++i) rows[i] += Ops::kXBytes;
+    } while (--left > 0);
   }
 
   template <int64_t kCount>

@@ -100,10 +100,11 @@ struct Int8Ops {
 
 }  // namespace
 
-const StripKernel kBf16Portable = {"bf16_portable", Bf16Ops::kXColBytes,      Bf16Ops::kTokens2, 0,
-                                   widen_rows,      StripRunner<Bf16Ops>::run};
-const StripKernel kInt8Portable = {"int8_portable",           Int8Ops::kXColBytes,
-                                   Int8Ops::kTokens1,         0,
-                                   quantize_rows<int16_t, 0>, StripRunner<Int8Ops>::run};
+const StripKernel kBf16Portable = {"bf16_portable",          1, Bf16Ops::kXColBytes,
+                                   Bf16Ops::kTokens2,        0, widen_rows,
+                                   StripRunner<Bf16Ops>::run};
+const StripKernel kInt8Portable = {"int8_portable",          1, Int8Ops::kXColBytes,
+                                   Int8Ops::kTokens1,        0, quantize_rows<int16_t, 0>,
+                                   StripRunner<Int8Ops>::run};
 
 }  // namespace djlbsr::cpu

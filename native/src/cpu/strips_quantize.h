@@ -21,13 +21,13 @@ inline Quantizer quantizer_of(float most) {
   return {most / 127.0f, 127.0f / most};
 }
 
-/* To the nearest integer, ties to even, for |value| < 2^22. */
+/* To the nearest integer, ties to even, for |value| < 2^22; some integer for others. */
 inline int32_t round_to_int(float value) {
   const float shift = 12582912.0f; /* 1.5 * 2^23: leaves the integer in the low bits of the sum */
   const float shifted = value + shift;
-  int32_t bits;
+  uint32_t bits;
   std::memcpy(&bits, &shifted, 4);
-  return bits - 0x4b400000;
+  return static_cast<int32_t>(bits - 0x4b400000u);
 }
 
 }  // namespace

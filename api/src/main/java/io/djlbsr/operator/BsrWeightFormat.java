@@ -15,8 +15,9 @@ public enum BsrWeightFormat {
      * 127} of a token (over the columns that meet a block), an output before the activation is off
      * by at most the sum of {@code |w| s_t/2 + |x| s_b/2 + s_b s_t/4} over the stored elements of
      * its row. Whether a model bears that is for its user to measure; nothing chooses this format
-     * by itself. It is faster than {@link #AS_GIVEN} for blocks of 16x16 and more; 4x4 and 8x8
-     * blocks lose from some tens of tokens on, and blocks of one column lose always.
+     * by itself. On CPUs with AVX-512 VNNI it is faster than {@link #AS_GIVEN} for blocks of 4x4
+     * and more, and slower for blocks of one column; with AVX2 alone it is no faster from some tens
+     * of tokens on, and slower for blocks smaller than 16x16.
      *
      * <p>Results have the same bits on every CPU. A token with a NaN or an infinity in a column
      * that meets a block has NaN in every output, and values that are not finite are refused.
