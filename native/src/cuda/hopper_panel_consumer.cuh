@@ -134,9 +134,11 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
       /* All lanes take one way: wgmma's wait is for whole warps. */
       if (!__all_sync(~0u, ptx::mbarrier_test(chunk_full, chunk_ring.parity) &
                                ptx::mbarrier_test(x_full, x_ring.parity))) {
-        /* Data is late: no stage may be held until it comes. */
-        ptx::wgmma_wait<0>();
-        release();
+        if constexpr (Tile::kRowsOnM) { /* what is held is freed meanwhile; other tiles lose by it
+                                         */
+          ptx::wgmma_wait<0>();
+          release();
+        }
         ptx::mbarrier_wait(chunk_full, chunk_ring.parity);
         ptx::mbarrier_wait(x_full, x_ring.parity);
       }
