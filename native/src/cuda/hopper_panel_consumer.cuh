@@ -134,8 +134,8 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
       /* All lanes take one way: wgmma's wait is for whole warps. */
       if (!__all_sync(~0u, ptx::mbarrier_test(chunk_full, chunk_ring.parity) &
                                ptx::mbarrier_test(x_full, x_ring.parity))) {
-        if constexpr (Tile::kRowsOnM) { /* what is held is freed meanwhile; other tiles lose by it
-                                         */
+        if constexpr (Tile::kRowsOnM) {
+          /* What is held is freed meanwhile. The other tiles lose by it. */
           ptx::wgmma_wait<0>();
           release();
         }
