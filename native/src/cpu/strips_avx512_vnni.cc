@@ -333,7 +333,7 @@ const StripKernel kInt8Avx512Vnni = {"int8_avx512_vnni",       1, Int8Ops::kXCol
 const StripKernel kInt8Avx512VnniTokens = {"int8_avx512_vnni_tokens",
                                            kPanelTokens,
                                            1,
-                                           TokensInLanes::kMostPanels * kPanelTokens,
+                                           TokensInLanes::kMostPanels* kPanelTokens,
                                            0,
                                            quantize_panel,
                                            TokensInLanes::run};
