@@ -124,11 +124,12 @@ bool few_tiles_of_32(const djlbsr_info& info, int64_t tokens) {
   if (s.outlasts_others) return false;
   const bool one_wave = s.tiles >= 128 && s.tiles < 300;
   if (s.steps <= 12) {
-    return (tokens > 64 || !one_wave) && (s.tiles <= 512 || info.cols > 1024);
+    const int64_t most = info.cols <= 1024 ? 512 : s.steps < 7 ? 4000 : 600;
+    return (tokens > 64 || !one_wave) && s.tiles <= most;
   }
   if (s.stored > 0.2 || s.tiles < 250) return false;
   if (tokens <= 64) return s.steps <= 20 && !one_wave && (tokens <= 32 || s.tiles <= 800);
-  return s.tiles <= (s.stored < 0.07 ? 4000 : 800);
+  return s.tiles <= (s.stored < 0.07 ? 4000 : s.steps > 40 ? 400 : 800);
 }
 
 /* The same where the CTAs of a cluster share a tile. */
@@ -138,7 +139,7 @@ bool few_slices_of_32(const djlbsr_info& info, int64_t tokens) {
   if (s.tiles <= 48) return tokens <= 256 && s.steps >= (tokens <= 128 ? 4 : 12);
   if (tokens > 128 || s.tiles > 132 || s.steps < 6) return false;
   if (tokens > 64 || s.steps <= 12) return true;
-  return s.stored < 0.4 && (tokens > 48 || s.steps >= 32);
+  return s.stored < 0.27 && (tokens > 48 || s.steps >= 32);
 }
 
 /*
