@@ -202,6 +202,7 @@ int main(int argc, char** argv) {
     integers();
     narrow_panels();
     deterministic();
+    check_overlapped(1024, {DJLBSR_FLOAT16}, {32, 64, 128});
   }
   EXPECT(served_cases > 0, "no case reached a Hopper kernel");
   return finish("test_hopper");
