@@ -210,6 +210,13 @@ void cuda_choice() {
   skewed.max_blocks_in_row = 128;
   EXPECT(predict_cuda(skewed, 512, 0, kFittedMachine).bsr_seconds > 1.5 * even,
          "a heavy row costs nothing");
+  /* hopper_narrow cuts blocks that are no multiples of 64 to slices of 32 rows, whatever their
+   * side. */
+  const auto narrow = [](int64_t side) {
+    const djlbsr_info info = weight(3072, 768, side, side, 0.25, DJLBSR_FLOAT16, DJLBSR_CUDA);
+    return predict_cuda(info, 128, 0, kFittedMachine).bsr_seconds;
+  };
+  expect_near(narrow(96), narrow(32), 0.05, "blocks of 96 against 32");
 }
 
 /* Every kernel that the choice can give has constants of its own. */

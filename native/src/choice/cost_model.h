@@ -80,9 +80,12 @@ constexpr CudaMachine kFittedMachine = {90, 132, 4.92};
  *   time = call + max(weight bytes / bandwidth,
  *                     work + half a tile, the tile that has the heaviest block-row)
  *   work = 2 * tokens * (stored elements / stored rate + rows * cols / panel rate)
- * with tokens rounded up to whole tiles. The panel rate is what streaming x for all columns costs.
- * Bandwidths scale with the machine's memory, all other rates with its multiprocessors.
- * Dense: time = call + max(weight bytes / bandwidth, 2 * tokens * rows * cols / rate).
+ * with tokens rounded up to whole tiles, or halves of those of more than 128 tokens. The panel rate
+ * is what streaming x for all columns costs. A tile takes down to kLoneTile of its share where most
+ * multiprocessors have none. Bandwidths scale with the machine's memory, all other rates with its
+ * multiprocessors.
+ * Dense: time = max(call + walk along the columns, weight bytes / bandwidth,
+ *                   a part of call + 2 * tokens * rows * cols / rate).
  */
 djlbsr_prediction predict_cuda(const djlbsr_info& info, int64_t tokens, int32_t activation,
                                const CudaMachine& machine);

@@ -29,7 +29,7 @@ struct Scale {
 struct Costs {
   const char* kernel;
   int64_t block;        /* for blocks whose smaller side is at least this */
-  int64_t tokens;       /* and from so many tokens on; the first row that holds counts */
+  int64_t tokens;       /* and from so many tokens on */
   double call_us;       /* launch, first loads and last stores */
   double stored_tflops; /* rate of the stored elements */
   double panel_tflops;  /* rate, in dense-equivalent operations, of streaming x */
@@ -237,6 +237,8 @@ djlbsr_prediction predict_cuda(const djlbsr_info& info, int64_t tokens, int32_t 
   /* The side of what the kernel cuts its blocks into. */
   int64_t block = std::min(info.block_rows, info.block_cols);
   if (std::strncmp(kernel, "hopper_panels", 13) == 0) block = info.panel_block;
+  const bool by_64 = info.block_rows % 64 == 0 && info.block_cols % 64 == 0;
+  if (std::strncmp(kernel, "hopper_narrow", 13) == 0 && !by_64) block = 32;
   if (std::strncmp(kernel, "hopper_fp32", 11) == 0) block = Fp32Terms::slice_rows(info.block_rows);
   double dense_seconds = dense_seconds_of(info, tokens, is_float ? kFloatDense : kHalfDense, scale);
   if (activation != DJLBSR_NONE) {

@@ -33,16 +33,23 @@ inline uint32_t max_magnitude(const float* __restrict x, int64_t count) {
   return most;
 }
 
+/* Of columns that no block meets too, where the integer may be any. */
+template <typename Int, int kOffset>
+inline Int quantized(float value) {
+  return static_cast<Int>(static_cast<uint32_t>(round_to_int(value)) +
+                          static_cast<uint32_t>(kOffset));
+}
+
 template <typename Int, int kOffset>
 inline void quantize_run(const float* __restrict x, int64_t count, float inverse,
                          Int* __restrict to) {
   int64_t c = 0;
   for (; c + kQuantizeStep <= count; c += kQuantizeStep) {
     for (int64_t j = 0; j < kQuantizeStep; ++j) {
-      to[c + j] = static_cast<Int>(round_to_int(x[c + j] * inverse) + kOffset);
+      to[c + j] = quantized<Int, kOffset>(x[c + j] * inverse);
     }
   }
-  for (; c < count; ++c) to[c] = static_cast<Int>(round_to_int(x[c] * inverse) + kOffset);
+  for (; c < count; ++c) to[c] = quantized<Int, kOffset>(x[c] * inverse);
 }
 
 constexpr int64_t kChunkGroups = 16;

@@ -2,6 +2,7 @@
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  */
 #include <algorithm>
+#include <limits>
 
 #include "cuda/hopper_fp32_kernel.cuh"
 #include "cuda/hopper_linear.h"
@@ -46,7 +47,7 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   const int tiles = p.block_row_count * p.slices_per_block_row * p.token_tiles;
   const int ctas = std::min({tiles, multiprocessors, kMaxGrid});
   balance(p, ctas);
-  p.narrow_blocks = p.nnzb; /* no row has more */
+  p.narrow_blocks = std::numeric_limits<int32_t>::max(); /* none */
 
   launch_overlapped<hopper_fp32_kernel<Tile>>(ctas, 1, kFp32Threads, Tile::kSharedBytes,
                                               args.stream, &p);

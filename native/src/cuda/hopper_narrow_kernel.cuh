@@ -4,7 +4,7 @@
  * The Hopper kernel for few to middling tokens and blocks whose sides are multiples of 32.
  *
  * A CTA computes one tile: a slice of 64 or 128 rows of a block-row, by 32 to 256 tokens. A
- * producer warp streams the stored columns of the slice, 64 at a time and in their order, into a
+ * producer warp streams the stored columns of the slice, a step of 64 at a time, in order, into a
  * ring of stages: the weight's elements from the values as they were packed, and the same columns
  * of x, both by bulk tensor copies with the 128-byte swizzle. One warpgroup for 64 rows multiplies.
  * Of blocks that are not multiples of 64 a slice has 32 rows and a step 32 columns; the other half
@@ -242,7 +242,7 @@ __device__ __forceinline__ void add_bias(float low, float high, float (&sums)[kC
   }
 }
 
-/* A warpgroup: its 64 rows of the tile. */
+/* A warpgroup: its rows of the tile. */
 template <typename Element, typename Tile, int kSplit>
 __device__ inline void narrow_consume(const NarrowParams& p, const NarrowWork& work, char* shared,
                                       uint32_t full, uint32_t empty) {
@@ -298,6 +298,7 @@ __device__ inline void narrow_consume(const NarrowParams& p, const NarrowWork& w
   } else {
     /* float4 [groups][token eights][threads] */
     constexpr int kEights = kTokens / 8;
+    static_assert(Tile::kGroups * kEights * 128 * 16 <= Tile::kBarriers, "the stages' memory");
     float4* const partial = reinterpret_cast<float4*>(shared) + group * kEights * 128 + thread;
 #pragma unroll
     for (int j = 0; j < kEights; ++j) {

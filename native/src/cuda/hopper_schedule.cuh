@@ -1,7 +1,8 @@
 /*
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  *
- * Which CTA of a persistent Hopper kernel computes which tiles, and the pieces that hand them on.
+ * Which CTA of a persistent Hopper kernel computes which tiles, and the pieces that hand them on;
+ * first_token() is for all Hopper kernels.
  *
  * Tiles are ordered by panels of tokens whose x fits in half of L2, inside a panel by falling
  * number of stored blocks. Block-rows that would end long after all others go first, in all panels;
@@ -226,7 +227,7 @@ class Scheduler {
                                                    : loaded_length(p_, position);
   }
 
-  /* How many block-rows, a part from the first of those ranked, have more blocks. */
+  /* How many block-rows have more blocks; they are the first of the order. */
   __device__ int32_t rows_above(int32_t blocks) const {
     int32_t rows = 0;
     for (int32_t base = 0; base < p_.block_row_count; base += 32) {

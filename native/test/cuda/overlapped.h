@@ -23,7 +23,7 @@ inline void check_overlapped(int64_t features, const std::vector<int32_t>& dtype
   CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   for (int32_t dtype : dtypes) {
     for (int64_t side : sides) {
-      for (int64_t tokens : {1, 16, 48, 100, 300}) {
+      for (int64_t tokens : {1, 16, 48, 100, 300, 700}) {
         std::vector<std::unique_ptr<CudaPacked>> layers;
         std::vector<std::unique_ptr<DeviceBytes>> values; /* of the first layer, a round each */
         for (int i = 0; i < kLayers; ++i) {

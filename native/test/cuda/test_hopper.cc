@@ -105,7 +105,7 @@ void integers() {
                  "several tiles a CTA, skewed");
     equals_other(rng, Matrix(rng, 20, 128, 128, 64, dtype, "random", 0.1), 2400, DJLBSR_NONE,
                  "several panels");
-    /* Long block-rows start some panels early, and are cut to half tiles of tokens. */
+    /* Long block-rows go first in all panels, and are cut to half tiles of tokens. */
     for (int64_t rows : {64, 128}) {
       equals_other(rng, Matrix(rng, 12, 128, rows, 64, dtype, "heavy row", 0.05), 1400, DJLBSR_NONE,
                    "several panels, skewed");
@@ -202,7 +202,7 @@ int main(int argc, char** argv) {
     integers();
     narrow_panels();
     deterministic();
-    check_overlapped(1024, {DJLBSR_FLOAT16}, {32, 64, 128});
+    check_overlapped(1024, {DJLBSR_FLOAT16, DJLBSR_BFLOAT16}, {16, 32, 64, 128});
   }
   EXPECT(served_cases > 0, "no case reached a Hopper kernel");
   return finish("test_hopper");

@@ -65,7 +65,7 @@ void integers() {
   equal(Matrix(rng, 75, 16, 16, 16, DJLBSR_FLOAT32, "heavy row"), 1300, "skewed");
   equal(Matrix(rng, 6, 256, 64, 64, DJLBSR_FLOAT32, "random", 0.04), 700, "several panels");
   equal(Matrix(rng, 1030, 3, 16, 32, DJLBSR_FLOAT32, "random"), 64,
-        "more block-rows than are sorted");
+        "more block-rows than have lengths in shared memory");
   equal(Matrix(rng, 3, 31, 16, 16, DJLBSR_FLOAT32, "full"), 300, "an odd number of pieces");
   equal(Matrix(rng, 3, 40, 32, 16, DJLBSR_FLOAT32, "random", 0.95), 300,
         "more blocks in a row than lanes");
