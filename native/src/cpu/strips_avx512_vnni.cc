@@ -129,7 +129,8 @@ class TokensInLanes {
     TokensInLanes(w, args, x, task).run();
   }
 
-  static constexpr int kMostPanels = 2;
+  static constexpr int64_t kMostPanels = 2;
+  static constexpr int64_t kTileTokens = kMostPanels * kPanelTokens;
 
  private:
   TokensInLanes(const StripWeight& w, const djlbsr_linear_args& args, const StripRows& x,
@@ -146,8 +147,8 @@ class TokensInLanes {
     const int64_t row_end = task_.block_row_end * w_.block_rows;
     for (int64_t row = task_.block_row_begin * w_.block_rows; row < row_end; row += kSlabRows) {
       const int64_t rows = std::min(kSlabRows, row_end - row);
-      for (int64_t t = task_.token_begin; t < task_.token_end; t += kMostPanels * kPanelTokens) {
-        const int64_t tokens = std::min(kMostPanels * kPanelTokens, task_.token_end - t);
+      for (int64_t t = task_.token_begin; t < task_.token_end; t += kTileTokens) {
+        const int64_t tokens = std::min(kTileTokens, task_.token_end - t);
         const char* x = x_.rows + (t - x_.first_token) * x_.stride;
         /* y may be in memory, and its lines are far from each other. */
         for (int64_t a = 0; a < tokens; ++a) {
@@ -186,7 +187,7 @@ class TokensInLanes {
           /* A tile lies in one strip. */
           const int64_t at = offset + done;
           const int64_t left = std::min(count - done, kStripRows - at % kStripRows);
-          done += tile_of<kRows, kPanels>(x, blocks, at, left, sums_ + (r + done) * kSumStride);
+          done += tile_of<kRows, kPanels>(x, blocks, at, left, sums_ + (r + done) * kTileTokens);
         }
         b = blocks.end;
       } while (b < end);
@@ -233,7 +234,7 @@ class TokensInLanes {
     for (int j = 0; j < kRows; ++j) {
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
-        const float* from = sums + j * kSumStride + p * kPanelTokens;
+        const float* from = sums + j * kTileTokens + p * kPanelTokens;
         sum[j][p] = blocks.first ? _mm512_setzero_ps() : _mm512_load_ps(from);
       }
     }
@@ -274,7 +275,7 @@ class TokensInLanes {
     for (int j = 0; j < kRows; ++j) {
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
-        Int8Ops::store(sum[j][p], sums + j * kSumStride + p * kPanelTokens);
+        Int8Ops::store(sum[j][p], sums + j * kTileTokens + p * kPanelTokens);
       }
     }
   }
@@ -286,7 +287,7 @@ class TokensInLanes {
     const __mmask16 masks[] = {mask_of(rows), mask_of(rows - 16)};
     const int64_t whole = rows > 16 ? 32 : 16;
     for (int64_t r = 0; r < kSlabRows; r += 16) {
-      transpose_16x16([&](int j) { return sums + (r + j) * kSumStride; }, z + r, kSlabRows);
+      transpose_16x16([&](int j) { return sums + (r + j) * kTileTokens; }, z + r, kSlabRows);
       if (args_.bias == nullptr) continue;
       const float* from = static_cast<const float*>(args_.bias) + row + r;
       _mm512_store_ps(bias + r, _mm512_maskz_loadu_ps(masks[r / 16], from));
@@ -310,8 +311,6 @@ class TokensInLanes {
     return static_cast<__mmask16>(count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1);
   }
 
-  static constexpr int64_t kSumStride = kMostPanels * kPanelTokens;
-
   const StripWeight& w_;
   const djlbsr_linear_args& args_;
   const StripRows& x_;
@@ -319,7 +318,7 @@ class TokensInLanes {
   const int64_t panel_bytes_;
   const int64_t block_bytes_;
   const int64_t col_limit_;
-  alignas(64) float sums_[kSlabRows * kSumStride] = {}; /* [row][token] */
+  alignas(64) float sums_[kSlabRows * kTileTokens] = {}; /* [row][token] */
 };
 
 }  // namespace
@@ -330,12 +329,8 @@ const StripKernel kInt8Avx512VnniLow = {"int8_avx512_vnni_low",      1, Int8LowO
 const StripKernel kInt8Avx512Vnni = {"int8_avx512_vnni",       1, Int8Ops::kXColBytes,
                                      Int8Ops::kTokens1,        0, quantize_rows<uint8_t, 128>,
                                      StripRunner<Int8Ops>::run};
-const StripKernel kInt8Avx512VnniTokens = {"int8_avx512_vnni_tokens",
-                                           kPanelTokens,
-                                           1,
-                                           TokensInLanes::kMostPanels* kPanelTokens,
-                                           0,
-                                           quantize_panel,
-                                           TokensInLanes::run};
+const StripKernel kInt8Avx512VnniTokens = {
+    "int8_avx512_vnni_tokens", kPanelTokens, 1, TokensInLanes::kTileTokens, 0, quantize_panel,
+    TokensInLanes::run};
 
 }  // namespace djlbsr::cpu
