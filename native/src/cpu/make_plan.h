@@ -36,7 +36,7 @@ inline bool transposes_too_often(const Weight& w, const djlbsr_linear_args& args
 
 /* Whether rows in lanes reads copies of x; of very many columns they would not stay in a cache. */
 inline bool copies_rows(const Weight& w, int64_t tokens) {
-  return tokens > most_rows_of_x(w) && 4 * tile_floats(w, 8, w.cols) <= 2 * kPanelBytes;
+  return tokens > kMostRowsOfX && 4 * tile_floats(8, w.cols) <= 2 * kPanelBytes;
 }
 
 /*
@@ -111,9 +111,9 @@ inline Plan with_tasks(const Weight& w, const djlbsr_linear_args& args, Plan pla
   if (threads > 1 && !distant && share >= (by_tokens ? kOwnVectors * Vec::kLanes : kTileTokens)) {
     /* Each thread has tokens of its own, whose x no other transposes. */
     const int64_t ranges = div_up(share, cached_tiles(plan) * plan.tile_tokens);
-    const int64_t step = by_tokens                              ? Vec::kLanes
-                         : plan.tile_tokens > most_rows_of_x(w) ? 2
-                                                                : plan.tile_tokens;
+    const int64_t step = by_tokens                         ? Vec::kLanes
+                         : plan.tile_tokens > kMostRowsOfX ? 2
+                                                           : plan.tile_tokens;
     plan.task_tokens = round_up(div_up(share, ranges), step);
     const int64_t whole = round_up(plan.task_tokens, plan.tile_tokens);
     if (whole * ranges <= share + share / 32) plan.task_tokens = whole;
@@ -198,7 +198,7 @@ Plan make_plan(const Weight& w, const djlbsr_linear_args& args) {
     /* Of very many columns only narrow copies stay in the cache. */
     plan.tile_tokens = kTileTokens;
     for (const int64_t narrower : {int64_t{8}, kMostRowsOfX}) {
-      if (4 * tile_floats(w, plan.tile_tokens, plan.row_floats) > 2 * kPanelBytes) {
+      if (4 * tile_floats(plan.tile_tokens, plan.row_floats) > 2 * kPanelBytes) {
         plan.tile_tokens = min_of(plan.tile_tokens, narrower);
       }
     }
@@ -210,7 +210,7 @@ Plan make_plan(const Weight& w, const djlbsr_linear_args& args) {
   const int64_t last = args.tokens % plan.tile_tokens;
   const int64_t first = min_of(args.tokens, plan.tile_tokens);
   if (!reads_x_itself(w, first) || !reads_x_itself(w, last)) {
-    plan.tile_floats = tile_floats(w, first, plan.row_floats);
+    plan.tile_floats = tile_floats(first, plan.row_floats);
   }
   return with_tasks(w, args, plan);
 }
