@@ -54,21 +54,32 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
              static_cast<int64_t>(plan.steps.size()) == info.panel_steps &&
              static_cast<int64_t>(plan.entries.size()) == info.panel_entries + 1 &&
              static_cast<int64_t>(plan.tiles.size()) == 2 * layout.pair_count &&
-             static_cast<int64_t>(plan.pairs.size()) == layout.pair_count + 1,
+             static_cast<int64_t>(plan.pairs.size()) == layout.pair_count,
          "%s: a table's length", what.c_str());
+
+  std::vector<PanelPair> pairs(plan.pairs.size()); /* in their order */
+  for (size_t i = 0; i < plan.pairs.size(); ++i) {
+    const PanelPair& pair = plan.pairs[i];
+    EXPECT(pair.cost >= 1 && pair.cost <= 0xffff, "%s: a pair costs %d", what.c_str(), pair.cost);
+    EXPECT(i == 0 || plan.pairs[i - 1].cost >= pair.cost, "%s: pairs are not by falling cost",
+           what.c_str());
+    pairs.at(static_cast<size_t>(pair.pair)) = pair;
+  }
 
   auto expected = squares_of(m, side);
   size_t source = 0;
   uint32_t chunk = 0;
   for (int tile = 0; tile < 2; ++tile) {
-    for (size_t pair = 0; pair + 1 < plan.pairs.size(); ++pair) {
+    for (size_t pair = 0; pair < pairs.size(); ++pair) {
       const PanelTileSteps& steps = plan.tiles[2 * pair + static_cast<size_t>(tile)];
       int32_t next_step = steps.begin;
+      EXPECT(pairs[pair].begin == (pair == 0 ? 0 : pairs[pair - 1].end),
+             "%s: pair %zu begins at entry %d", what.c_str(), pair, pairs[pair].begin);
       std::map<int64_t, int64_t> last_col; /* of a row of squares */
-      for (int32_t e = plan.pairs[pair]; e < plan.pairs[pair + 1]; ++e) {
+      for (int32_t e = pairs[pair].begin; e < pairs[pair].end; ++e) {
         const PanelEntry& entry = plan.entries[static_cast<size_t>(e)];
         EXPECT(
-            e == plan.pairs[pair] || entry.panel > plan.entries[static_cast<size_t>(e) - 1].panel,
+            e == pairs[pair].begin || entry.panel > plan.entries[static_cast<size_t>(e) - 1].panel,
             "%s: entry %d is out of order", what.c_str(), e);
         const int32_t end = plan.entries[static_cast<size_t>(e) + 1].step[tile];
         for (int32_t s = entry.step[tile]; s < end; ++s) {

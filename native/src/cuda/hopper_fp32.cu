@@ -2,7 +2,6 @@
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  */
 #include <algorithm>
-#include <limits>
 
 #include "cuda/hopper_fp32_kernel.cuh"
 #include "cuda/hopper_linear.h"
@@ -36,18 +35,18 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.cols = static_cast<int32_t>(info.cols);
   p.block_rows = static_cast<int32_t>(info.block_rows);
   p.block_cols = static_cast<int32_t>(info.block_cols);
-  p.block_row_count = static_cast<int32_t>(info.rows / info.block_rows);
+  p.row_count = static_cast<int32_t>(info.rows / info.block_rows);
   p.nnzb = static_cast<int32_t>(info.nnzb);
-  p.steps_per_block = (p.block_cols - 1) / Fp32Terms::kStepCols + 1;
-  p.slices_per_block_row = p.block_rows / Tile::kRows;
+  p.length_cost = ((p.block_cols - 1) / Fp32Terms::kStepCols + 1) * kStepCost;
+  p.slices_per_row = p.block_rows / Tile::kRows;
   p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
   p.token_halves = 2 * p.token_tiles;
   p.panel_token_tiles = static_cast<int32_t>(
       std::clamp<int64_t>(kPanelBytes / (info.cols * 4 * Tile::kTokens), 1, p.token_tiles));
-  const int tiles = p.block_row_count * p.slices_per_block_row * p.token_tiles;
+  const int tiles = p.row_count * p.slices_per_row * p.token_tiles;
   const int ctas = std::min({tiles, multiprocessors, kMaxGrid});
   balance(p, ctas);
-  p.narrow_blocks = std::numeric_limits<int32_t>::max(); /* none */
+  p.narrow_length = kNoRowIsLonger;
 
   launch_overlapped<hopper_fp32_kernel<Tile>>(ctas, 1, kFp32Threads, Tile::kSharedBytes,
                                               args.stream, &p);

@@ -67,9 +67,8 @@ struct Fp32Tile {
   static constexpr int kStages = (227 * 1024 - kOtherBytes) / kStageBytes;
 
   static constexpr int kBarriers = kStages * kStageBytes;
-  static constexpr int kSlotBarriers = kBarriers + 2 * kStages * 8;
-  static constexpr int kSlotTiles = kSlotBarriers + 2 * kSlots * 8;
-  static constexpr int kLengths = kSlotTiles + kSlots * sizeof(TilePlace);
+  static constexpr int kQueue = kBarriers + 2 * kStages * 8;
+  static constexpr int kLengths = kQueue + TileQueue::kBytes;
   static constexpr int kKeys = kLengths + kMaxSharedLengths * 2;
   static constexpr int kSharedBytes = kKeys + kMaxGrid * 4;
   static_assert(kSharedBytes <= 227 * 1024, "shared memory of a CTA");
@@ -105,7 +104,7 @@ __device__ inline void produce(const Fp32Params& p, TileQueue queue, uint32_t st
     const char* terms =
         p.terms +
         slice_bytes * (Fp32Terms::first_step(work.first(p), work.block_row(p), p.block_cols) *
-                           p.slices_per_block_row +
+                           p.slices_per_row +
                        work.row_in_block / Tile::kRows);
     int32_t block = 0;
     int32_t col = 0;
@@ -117,7 +116,7 @@ __device__ inline void produce(const Fp32Params& p, TileQueue queue, uint32_t st
         ptx::mbarrier_expect_bytes(barrier, Tile::kStageBytes);
         ptx::load_bytes(stage + Tile::kXBytes, terms, Tile::kTerms * Tile::kTermBytes, barrier);
       }
-      terms += slice_bytes * p.slices_per_block_row;
+      terms += slice_bytes * p.slices_per_row;
 #pragma unroll
       for (int piece = 0; piece < Tile::kPieces; ++piece) {
         const int32_t start = clamp(__shfl_sync(~0u, starts, block % 32), 0, last_start);
@@ -347,11 +346,9 @@ __global__ void __launch_bounds__(kFp32Threads, 1)
   extern __shared__ __align__(1024) char shared[];
   const uint32_t full = ptx::shared_address(shared + Tile::kBarriers);
   const uint32_t empty = full + Tile::kStages * 8;
-  auto* const lengths = reinterpret_cast<uint16_t*>(shared + Tile::kLengths);
+  BlockRowLengths lengths(p, reinterpret_cast<uint16_t*>(shared + Tile::kLengths));
   auto* const keys = reinterpret_cast<uint32_t*>(shared + Tile::kKeys);
-  const TileQueue queue = {ptx::shared_address(shared + Tile::kSlotBarriers),
-                           reinterpret_cast<volatile TilePlace*>(shared + Tile::kSlotTiles),
-                           {}};
+  const TileQueue queue(ptx::shared_address(shared) + Tile::kQueue);
   constexpr int kConsumerWarps = kFp32Consumers * kWarpgroup / 32;
 
   if (threadIdx.x == 0) {
@@ -360,15 +357,12 @@ __global__ void __launch_bounds__(kFp32Threads, 1)
       ptx::mbarrier_init(full + stage * 8, 1);
       ptx::mbarrier_init(empty + stage * 8, kConsumerWarps);
     }
-    for (int slot = 0; slot < kSlots; ++slot) {
-      ptx::mbarrier_init(queue.barriers + slot * 8, 1);
-      ptx::mbarrier_init(queue.barriers + (kSlots + slot) * 8, 1 + kConsumerWarps);
-    }
+    queue.init(1 + kConsumerWarps);
     ptx::fence_mbarrier_init();
   }
   ptx::launch_dependents(); /* whose CTAs find room when these end */
   ptx::dependency_wait();
-  load_lengths(p, lengths);
+  lengths.load(p.row_count);
   __syncthreads();
 
   const int warpgroup = threadIdx.x / kWarpgroup;
@@ -377,7 +371,7 @@ __global__ void __launch_bounds__(kFp32Threads, 1)
     if (threadIdx.x < 32) {
       produce<Tile>(p, queue, ptx::shared_address(shared), full, empty);
     } else if (threadIdx.x < 64) {
-      Scheduler(p, lengths, queue, keys).run();
+      Scheduler<1, BlockRowLengths>(p, lengths, queue, keys).run();
     }
   } else {
     ptx::take_registers<224>();

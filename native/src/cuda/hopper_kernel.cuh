@@ -61,9 +61,8 @@ struct HopperTile {
 
   static constexpr int kStores = kStages * kStageBytes;
   static constexpr int kBarriers = kStores + kConsumers * kStoreBytes;
-  static constexpr int kSlotBarriers = kBarriers + 2 * kStages * 8;
-  static constexpr int kSlotTiles = kSlotBarriers + 2 * kSlots * 8;
-  static constexpr int kLengths = kSlotTiles + kSlots * sizeof(TilePlace);
+  static constexpr int kQueue = kBarriers + 2 * kStages * 8;
+  static constexpr int kLengths = kQueue + TileQueue::kBytes;
   static constexpr int kKeys = kLengths + kMaxSharedLengths * 2;
   static constexpr int kSharedBytes = kKeys + kMaxGrid * 4;
   static_assert(kSharedBytes <= 227 * 1024, "shared memory of a CTA");
@@ -224,11 +223,9 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   extern __shared__ __align__(1024) char shared[];
   const uint32_t full = ptx::shared_address(shared + Tile::kBarriers);
   const uint32_t empty = full + Tile::kStages * 8;
-  auto* const lengths = reinterpret_cast<uint16_t*>(shared + Tile::kLengths);
+  BlockRowLengths lengths(p, reinterpret_cast<uint16_t*>(shared + Tile::kLengths));
   auto* const keys = reinterpret_cast<uint32_t*>(shared + Tile::kKeys);
-  const TileQueue queue = {ptx::shared_address(shared + Tile::kSlotBarriers),
-                           reinterpret_cast<volatile TilePlace*>(shared + Tile::kSlotTiles),
-                           {}};
+  const TileQueue queue(ptx::shared_address(shared) + Tile::kQueue);
 
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&p.values);
@@ -238,15 +235,12 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
       ptx::mbarrier_init(full + stage * 8, 1);
       ptx::mbarrier_init(empty + stage * 8, kConsumers * kWarpgroup / 32);
     }
-    for (int slot = 0; slot < kSlots; ++slot) {
-      ptx::mbarrier_init(queue.barriers + slot * 8, 1);
-      ptx::mbarrier_init(queue.barriers + (kSlots + slot) * 8, 1 + kConsumers * kWarpgroup / 32);
-    }
+    queue.init(1 + kConsumers * kWarpgroup / 32);
     ptx::fence_mbarrier_init();
   }
   ptx::launch_dependents(); /* whose CTAs find room when these end */
   ptx::dependency_wait();
-  load_lengths(p, lengths);
+  lengths.load(p.row_count);
   __syncthreads();
 
   const int warpgroup = threadIdx.x / kWarpgroup;
@@ -255,7 +249,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     if (threadIdx.x < 32) {
       produce<Tile>(p, queue, ptx::shared_address(shared), full, empty);
     } else if (threadIdx.x < 64) {
-      Scheduler(p, lengths, queue, keys).run();
+      Scheduler<1, BlockRowLengths>(p, lengths, queue, keys).run();
     }
   } else {
     ptx::take_registers<224>();

@@ -106,7 +106,7 @@ __device__ inline void multiply_square(float (&sums)[128], uint32_t mask, uint32
 
 template <typename Element, typename Tile>
 __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Tile>& rings,
-                                      int consumer) {
+                                      TileQueue queue, int consumer) {
   constexpr bool kTwoWords = Tile::kBlock == 16;
   const int lane = threadIdx.x % 32;
   const uint32_t rank = ptx::cluster_rank();
@@ -124,7 +124,7 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
     if (lane < held - 1) ptx::mbarrier_arrive_in_cluster(lane_x_empty + used_x * 8);
     held = 0;
   };
-  for (int32_t tile = blockIdx.x / 2; tile < p.tiles; tile += gridDim.x / 2) {
+  while (!queue.front().last()) {
     float sums[128];
 #pragma unroll
     for (float& sum : sums) sum = 0.0f;
@@ -171,7 +171,7 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
     ptx::wgmma_wait<0>();
     ptx::use_after_wait(sums);
     release();
-    const PanelPlace place = panel_place<Tile>(p, tile);
+    const PanelPlace place = panel_place<Tile>(p, queue.pop());
     const int32_t row = (2 * place.pair + rank) * Tile::kTileRows + consumer * Tile::kConsumerRows;
     char* const buffer = rings.shared + Tile::kStores + consumer * Tile::kStoreBytes;
     if constexpr (Tile::kRowsOnM) {

@@ -29,6 +29,7 @@ __global__ void __launch_bounds__(kPanelThreads, 1)
   using Tile = PanelTile<kBlock, kSlots>;
   extern __shared__ __align__(1024) char shared[];
   const PanelRings<Tile> rings(shared);
+  const TileQueue queue(rings.base + Tile::kQueue);
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&p.x);
     for (int stage = 0; stage < Tile::kXStages; ++stage) {
@@ -39,6 +40,7 @@ __global__ void __launch_bounds__(kPanelThreads, 1)
       ptx::mbarrier_init(rings.chunk_full(stage), 1);
       ptx::mbarrier_init(rings.chunk_empty(stage), kPanelConsumers * 4);
     }
+    queue.init(2 + kPanelConsumers * 4);
     ptx::fence_mbarrier_init();
   }
   ptx::launch_dependents(); /* whose CTAs find room when these end */
@@ -49,13 +51,17 @@ __global__ void __launch_bounds__(kPanelThreads, 1)
   if (warpgroup == 0) {
     ptx::give_registers<32>();
     if (threadIdx.x < 32) {
-      produce_x<Tile>(p, rings);
+      produce_x<Tile>(p, rings, queue);
     } else if (threadIdx.x < 64) {
-      produce_chunks<Tile>(p, rings);
+      produce_chunks<Tile>(p, rings, queue);
+    } else if (threadIdx.x < 96) {
+      Scheduler<2, PairCosts>(p, {p.pairs}, queue,
+                              reinterpret_cast<uint32_t*>(shared + Tile::kKeys))
+          .run();
     }
   } else {
     ptx::take_registers<160>();
-    consume_panels<Element, Tile>(p, rings, warpgroup - 1);
+    consume_panels<Element, Tile>(p, rings, queue, warpgroup - 1);
   }
   ptx::cluster_sync(); /* the other CTA may still load and arrive here */
 }

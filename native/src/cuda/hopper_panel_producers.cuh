@@ -9,11 +9,12 @@ namespace djlbsr::cuda {
 
 /* One warp: loads this CTA's half of every panel of x for both CTAs. */
 template <typename Tile>
-__device__ inline void produce_x(const PanelParams& p, const PanelRings<Tile>& rings) {
+__device__ inline void produce_x(const PanelParams& p, const PanelRings<Tile>& rings,
+                                 TileQueue queue) {
   const int lane = threadIdx.x % 32;
   const uint32_t rank = ptx::cluster_rank();
   Ring<Tile::kXStages> ring;
-  for (int32_t tile = blockIdx.x / 2; tile < p.tiles; tile += gridDim.x / 2) {
+  for (TilePlace tile = queue.pop(); !tile.last(); tile = queue.pop()) {
     const PanelPlace place = panel_place<Tile>(p, tile);
     if (place.begin == place.end) {
       ptx::mbarrier_wait(rings.x_empty(ring.stage), ring.parity ^ 1);
@@ -59,13 +60,14 @@ __device__ inline void push_chunk(const PanelRings<Tile>& rings, Ring<Tile::kChu
 
 /* One warp: loads the chunks of this CTA's tiles. */
 template <typename Tile>
-__device__ inline void produce_chunks(const PanelParams& p, const PanelRings<Tile>& rings) {
+__device__ inline void produce_chunks(const PanelParams& p, const PanelRings<Tile>& rings,
+                                      TileQueue queue) {
   const int lane = threadIdx.x % 32;
   const uint32_t rank = ptx::cluster_rank();
   /* Of altered tables too, no more than there is. */
   const auto most = static_cast<uint32_t>(min(int64_t{Tile::kChunkBytes}, p.chunk_bytes));
   Ring<Tile::kChunkStages> ring;
-  for (int32_t tile = blockIdx.x / 2; tile < p.tiles; tile += gridDim.x / 2) {
+  for (TilePlace tile = queue.pop(); !tile.last(); tile = queue.pop()) {
     const PanelPlace place = panel_place<Tile>(p, tile);
     if (place.begin == place.end) {
       push_chunk<Tile>(rings, ring, kLastOfPanel | kLastOfTile, nullptr, 0);

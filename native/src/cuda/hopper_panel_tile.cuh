@@ -21,9 +21,9 @@ constexpr int kPanelWarpStoreBytes = 8 * 128;
 constexpr uint32_t kLastOfPanel = 1;
 constexpr uint32_t kLastOfTile = 2;
 
-struct PanelParams {
+struct PanelParams : DealParams {
   CUtensorMap x; /* [tokens, cols] in boxes of box_tokens x 64 */
-  const int32_t* pairs;
+  const PanelPair* pairs;
   const PanelEntry* entries;
   const PanelStep* steps;
   const char* chunks;
@@ -31,7 +31,6 @@ struct PanelParams {
   void* y;
   int64_t y_stride;
   int64_t chunk_bytes;
-  int32_t pair_count;
   int32_t panels; /* of the columns */
   int32_t entry_count;
   int32_t step_count;
@@ -39,9 +38,14 @@ struct PanelParams {
   int32_t box_tokens; /* 128, or all there are */
   int32_t rows;
   int32_t activation;
-  int32_t token_tiles;
-  int32_t group_token_tiles;
-  int32_t tiles;
+};
+
+/* Lengths of pairs for the scheduler. */
+struct PairCosts {
+  const PanelPair* pairs;
+  __device__ uint32_t operator()(int32_t position) const {
+    return loaded_length(&pairs[position].cost);
+  }
 };
 
 /* The or of all lanes' values, all the same or 0. The compiler learns that it is uniform. */
@@ -79,7 +83,9 @@ struct PanelTile {
   static constexpr int kStores = kX + kXStages * kXBytes;
   static constexpr int kBarriers = kStores + kPanelConsumers * kStoreBytes;
   static constexpr int kFlags = kBarriers + 2 * (kXStages + kChunkStages) * 8;
-  static constexpr int kSharedBytes = kFlags + kChunkStages * 8;
+  static constexpr int kQueue = kFlags + kChunkStages * 8;
+  static constexpr int kKeys = (kQueue + TileQueue::kBytes + 15) / 16 * 16;
+  static constexpr int kSharedBytes = kKeys + kMaxGrid * 4;
   static_assert(kSharedBytes <= 227 * 1024, "shared memory of a CTA");
   static_assert(kSquaresDown * kSquaresAcross * kSlotBytes <= kXStages * kXBytes, "as said above");
 };
@@ -106,7 +112,7 @@ struct PanelRings {
   __device__ uint32_t flags(int stage) const { return base + Tile::kFlags + stage * 8; }
 };
 
-/* Where a tile lies: token tiles in groups whose x fits into half of L2, pairs inside a group. */
+/* Where a tile lies. */
 struct PanelPlace {
   int32_t pair;
   int32_t token;
@@ -115,18 +121,13 @@ struct PanelPlace {
 };
 
 template <typename Tile>
-__device__ inline PanelPlace panel_place(const PanelParams& p, int32_t tile) {
-  PanelPlace place = {};
-  if (tile >= p.tiles) return place;
-  const int32_t group_tiles = p.pair_count * p.group_token_tiles;
-  const int32_t first = tile / group_tiles * p.group_token_tiles;
-  const int32_t width = min(p.group_token_tiles, p.token_tiles - first);
-  const int32_t in_group = tile % group_tiles;
-  place.pair = in_group / width;
-  place.token = first_token((first + in_group % width) * Tile::kTokens, Tile::kTokens, p.tokens);
-  place.begin = clamp(__ldg(p.pairs + place.pair), 0, p.entry_count);
-  place.end = clamp(__ldg(p.pairs + place.pair + 1), place.begin,
-                    min(place.begin + p.panels, p.entry_count));
+__device__ inline PanelPlace panel_place(const PanelParams& p, TilePlace tile) {
+  const int4 pair = __ldg(reinterpret_cast<const int4*>(p.pairs + tile.slice));
+  PanelPlace place;
+  place.pair = clamp(pair.x, 0, p.row_count - 1);
+  place.token = first_token(tile.tokens / 2 * Tile::kTokens, Tile::kTokens, p.tokens);
+  place.begin = clamp(pair.z, 0, p.entry_count);
+  place.end = clamp(pair.w, place.begin, min(place.begin + p.panels, p.entry_count));
   return place;
 }
 

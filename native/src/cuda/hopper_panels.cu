@@ -68,7 +68,7 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.box_tokens = static_cast<int32_t>(std::min<int64_t>(128, args.tokens));
   p.x =
       tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, p.box_tokens, 64);
-  p.pairs = section.at<int32_t>(section.layout.pairs);
+  p.pairs = section.at<PanelPair>(section.layout.pairs);
   p.entries = section.at<PanelEntry>(section.layout.entries);
   p.steps = section.at<PanelStep>(section.layout.steps);
   p.chunks = section.at<char>(section.layout.chunks);
@@ -76,21 +76,25 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.y = args.y;
   p.y_stride = args.y_stride;
   p.chunk_bytes = section.layout.chunk_bytes;
-  p.pair_count = static_cast<int32_t>(section.layout.pair_count);
   p.panels = static_cast<int32_t>((info.cols - 1) / Tile::kCols + 1);
   p.entry_count = info.panel_entries;
   p.step_count = info.panel_steps;
   p.tokens = static_cast<int32_t>(args.tokens);
   p.rows = static_cast<int32_t>(info.rows);
   p.activation = args.activation;
+  p.row_count = static_cast<int32_t>(section.layout.pair_count);
+  p.slices_per_row = 1;
+  p.length_cost = 1;
   p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
-  p.group_token_tiles = static_cast<int32_t>(
+  p.token_halves = 2 * p.token_tiles;
+  p.panel_token_tiles = static_cast<int32_t>(
       std::clamp<int64_t>(kGroupBytes / (info.cols * 2 * Tile::kTokens), 1, p.token_tiles));
-  p.tiles = p.pair_count * p.token_tiles;
+  p.long_length = kNoRowIsLonger;
+  p.narrow_length = kNoRowIsLonger;
 
+  const int clusters = std::min({p.row_count * p.token_tiles, multiprocessors / 2, kMaxGrid / 2});
   launch_overlapped<hopper_panel_kernel<Element, kBlock, kSlots>>(
-      2 * std::min(p.tiles, multiprocessors / 2), 2, kPanelThreads, Tile::kSharedBytes, args.stream,
-      &p);
+      2 * clusters, 2, kPanelThreads, Tile::kSharedBytes, args.stream, &p);
 }
 
 }  // namespace

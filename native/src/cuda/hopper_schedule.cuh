@@ -13,6 +13,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "cuda/element.cuh"
 #include "cuda/hopper_ptx.cuh"
@@ -31,42 +32,47 @@ constexpr int kHalfStepCost = 5;
 constexpr int kTileCost = 16;
 constexpr int kDealCost = 24; /* what all CTAs do while the scheduler deals once */
 
-/* A weight, and how its product is cut into tiles. */
-struct ScheduleParams {
+constexpr int32_t kNoRowIsLonger = std::numeric_limits<int32_t>::max();
+
+/* What is dealt: tiles of some tokens by a slice of a row. Rows are ranked by falling length. */
+struct DealParams {
+  int32_t row_count;
+  int32_t slices_per_row;
+  int32_t length_cost; /* what a unit of a row's length costs its tiles */
+  int32_t token_tiles;
+  int32_t
+      token_halves; /* half tiles that have tokens, or 2 * token_tiles where none shall be cut */
+  int32_t panel_token_tiles;
+  int32_t long_length;   /* a longer row goes before all others */
+  int32_t narrow_length; /* a longer row is cut to half tiles */
+};
+
+/* A weight of block-rows, whose lengths are their numbers of blocks. */
+struct ScheduleParams : DealParams {
   const BlockRow* rows; /* by falling number of blocks */
   int32_t nnzb;
   int32_t cols;
   int32_t block_rows;
   int32_t block_cols;
-  int32_t block_row_count;
-  int32_t steps_per_block; /* the length of a block in the kernel's steps */
-  int32_t slices_per_block_row;
   int32_t tokens;
-  int32_t token_tiles;
-  int32_t
-      token_halves; /* half tiles that have tokens, or 2 * token_tiles where none shall be cut */
-  int32_t panel_token_tiles;
-  int32_t long_blocks;   /* a block-row of more goes before all others */
-  int32_t narrow_blocks; /* a block-row of more is cut to half tiles */
 };
 
 /* Sets the last two, for so many CTAs; the others are set. */
 inline void balance(ScheduleParams& p, int64_t ctas) {
-  const double steps_cost = static_cast<double>(p.steps_per_block) * kStepCost;
   const auto blocks_of = [&](double cost) {
-    return static_cast<int32_t>(std::clamp((cost - kTileCost) / steps_cost, 0.0, 1e9));
+    return static_cast<int32_t>(std::clamp((cost - kTileCost) / p.length_cost, 0.0, 1e9));
   };
-  const double slices = static_cast<double>(p.block_row_count) * p.slices_per_block_row;
-  const double mean = static_cast<double>(p.nnzb) / p.block_row_count;
+  const double slices = static_cast<double>(p.row_count) * p.slices_per_row;
+  const double mean = static_cast<double>(p.nnzb) / p.row_count;
   /* A CTA's share of a tile of tokens. */
-  const double share = (mean * steps_cost + kTileCost) * slices / static_cast<double>(ctas);
+  const double share = (mean * p.length_cost + kTileCost) * slices / static_cast<double>(ctas);
   /* In the last panel it would end later than the others by a panel and a tenth of everything. */
   const double panel = share * p.panel_token_tiles;
-  p.long_blocks = blocks_of(panel + std::max(panel, 0.1 * share * p.token_tiles));
+  p.long_length = blocks_of(panel + std::max(panel, 0.1 * share * p.token_tiles));
   /* Beyond a CTA's share and the mean, and longer than a tile's own cost makes up for. */
   const double narrow =
-      std::max({1.5 * share * p.token_tiles, 2.5 * mean * steps_cost, 8.0 * kTileCost});
-  p.narrow_blocks = slices * p.token_tiles <= static_cast<double>(ctas)
+      std::max({1.5 * share * p.token_tiles, 2.5 * mean * p.length_cost, 8.0 * kTileCost});
+  p.narrow_length = slices * p.token_tiles <= static_cast<double>(ctas)
                         ? -1 /* all of them: there are CTAs for twice the tiles */
                         : blocks_of(narrow);
 }
@@ -79,7 +85,7 @@ struct TileWork {
   bool narrow; /* half the tokens */
 
   __device__ int32_t block_row(const ScheduleParams& p) const {
-    return clamp(loaded.x, 0, p.block_row_count - 1);
+    return clamp(loaded.x, 0, p.row_count - 1);
   }
   __device__ int32_t first(const ScheduleParams& p) const { return clamp(loaded.y, 0, p.nnzb); }
   __device__ int32_t blocks(const ScheduleParams& p) const {
@@ -89,7 +95,7 @@ struct TileWork {
 
 /* A tile, as it is dealt. */
 struct TilePlace {
-  uint32_t slice;  /* of the block-rows as ranked; kNoTile ends them */
+  uint32_t slice;  /* of the rows as ranked; kNoTile ends them */
   uint32_t tokens; /* the first half tile of tokens, and kNarrow where it is just that */
 
   static constexpr uint32_t kNoTile = ~0u;
@@ -109,27 +115,41 @@ template <typename Tile>
 __device__ inline TileWork work_of(const ScheduleParams& p, TilePlace place) {
   TileWork work = {};
   if (place.last()) return work;
-  const uint32_t position = place.slice / p.slices_per_block_row;
+  const uint32_t position = place.slice / p.slices_per_row;
   work.loaded = __ldg(reinterpret_cast<const int4*>(p.rows + position));
-  work.row_in_block = place.slice % p.slices_per_block_row * Tile::kRows;
+  work.row_in_block = place.slice % p.slices_per_row * Tile::kRows;
   work.narrow = (place.tokens & TilePlace::kNarrow) != 0;
   work.token = first_token((place.tokens & ~TilePlace::kNarrow) * (Tile::kTokens / 2),
                            Tile::kTokens >> work.narrow, p.tokens);
   return work;
 }
 
-/* The number of blocks of the block-row of this rank, up to 65535. */
-__device__ inline uint32_t loaded_length(const ScheduleParams& p, int32_t position) {
-  return static_cast<uint32_t>(clamp(__ldg(&p.rows[position].blocks), 0, 0xffff));
+/* A row's length by its rank; they are 16 bits. */
+__device__ inline uint32_t loaded_length(const int32_t* length) {
+  return static_cast<uint32_t>(clamp(__ldg(length), 0, 0xffff));
 }
 
-/* All threads: copies the lengths of the block-rows, where there is room for them. */
-__device__ inline void load_lengths(const ScheduleParams& p, uint16_t* lengths) {
-  if (p.block_row_count > kMaxSharedLengths) return;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.block_row_count; i += blockDim.x) {
-    lengths[i] = static_cast<uint16_t>(loaded_length(p, i));
+/* Lengths of block-rows, from shared memory where there is room for them. */
+struct BlockRowLengths {
+  const BlockRow* rows;
+  uint16_t* shared; /* kMaxSharedLengths */
+  bool fit;
+
+  __device__ BlockRowLengths(const ScheduleParams& p, uint16_t* memory)
+      : rows(p.rows), shared(memory), fit(p.row_count <= kMaxSharedLengths) {}
+
+  /* All threads. */
+  __device__ void load(int32_t count) {
+    if (!fit) return;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += blockDim.x) {
+      shared[i] = static_cast<uint16_t>(loaded_length(&rows[i].blocks));
+    }
   }
-}
+
+  __device__ uint32_t operator()(int32_t position) const {
+    return fit ? shared[position] : loaded_length(&rows[position].blocks);
+  }
+};
 
 /* The stages of the ring in turn, with the parity of the round. */
 template <int kStages>
@@ -144,60 +164,81 @@ struct Ring {
   }
 };
 
-/* The tiles of this CTA, from its scheduler warp to its other warps. */
+/* The tiles of this CTA, from its scheduler warp to its other warps; each has its own copy. */
 struct TileQueue {
-  uint32_t barriers; /* kSlots full ones, kSlots empty ones */
-  volatile TilePlace* places;
-  Ring<kSlots> ring;
+  uint32_t base; /* in shared memory: kSlots full barriers, as many empty ones, the places */
+  uint32_t count = 0;
 
-  __device__ void push(TilePlace place) {
-    ptx::mbarrier_wait(barriers + (kSlots + ring.stage) * 8, ring.parity ^ 1);
+  static constexpr int kBytes = kSlots * 2 * 8 + kSlots * sizeof(TilePlace);
+
+  __device__ explicit TileQueue(uint32_t address) : base(address) {}
+  __device__ uint32_t full() const { return base + count % kSlots * 8; }
+  __device__ uint32_t empty() const { return full() + kSlots * 8; }
+  __device__ uint32_t place() const { return full() + 2 * kSlots * 8; }
+  __device__ uint32_t parity() const { return count / kSlots & 1; }
+
+  /* One thread, for so many warps that pop. */
+  __device__ void init(int readers) const {
+    for (int slot = 0; slot < kSlots; ++slot) {
+      ptx::mbarrier_init(base + slot * 8, 1);
+      ptx::mbarrier_init(base + (kSlots + slot) * 8, readers);
+    }
+  }
+
+  __device__ void push(TilePlace tile) {
+    ptx::mbarrier_wait(empty(), parity() ^ 1);
     if (threadIdx.x % 32 == 0) {
-      places[ring.stage].slice = place.slice;
-      places[ring.stage].tokens = place.tokens;
-      ptx::mbarrier_arrive(barriers + ring.stage * 8);
+      ptx::store_shared(place(), tile.slice, tile.tokens);
+      ptx::mbarrier_arrive(full());
     }
     __syncwarp();
-    ring.advance();
+    ++count;
+  }
+
+  /* The next tile, which stays the next. */
+  __device__ TilePlace front() const {
+    ptx::mbarrier_wait(full(), parity());
+    const uint2 tile = ptx::load_shared_pair(place());
+    return {tile.x, tile.y};
   }
 
   __device__ TilePlace pop() {
-    ptx::mbarrier_wait(barriers + ring.stage * 8, ring.parity);
-    const TilePlace place = {places[ring.stage].slice, places[ring.stage].tokens};
+    const TilePlace tile = front();
     __syncwarp();
-    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(barriers + (kSlots + ring.stage) * 8);
-    ring.advance();
-    return place;
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty());
+    ++count;
+    return tile;
   }
 };
 
-/* A warp that deals the tiles of all CTAs and queues those of its own. */
+/* A warp that deals the tiles of all clusters of kCtas and queues those of its own. */
+template <int kCtas, typename Lengths>
 class Scheduler {
  public:
   /* shared_keys is scratch of kMaxGrid. */
-  __device__ Scheduler(const ScheduleParams& p, const uint16_t* lengths, TileQueue queue,
+  __device__ Scheduler(const DealParams& p, const Lengths& lengths, TileQueue queue,
                        uint32_t* shared_keys)
       : p_(p), lengths_(lengths), queue_(queue), shared_keys_(shared_keys) {
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) {
-      keys_[j] = j * 32 + lane() < gridDim.x ? j * 32 + lane() : ~0u;
+      keys_[j] = j * 32 + lane() < clusters() ? j * 32 + lane() : ~0u;
     }
   }
 
   __device__ __forceinline__ void run() {
-    const int32_t long_rows = rows_above(p_.long_blocks);
-    const int32_t narrow_rows = rows_above(p_.narrow_blocks);
+    const int32_t long_rows = rows_above(p_.long_length);
+    const int32_t narrow_rows = rows_above(p_.narrow_length);
 #pragma unroll 1 /* one copy of the code */
     for (int pass = 0; pass < 2; ++pass) {
       const bool first = pass == 0;
       const int32_t begin = first ? 0 : long_rows;
-      const int32_t end = first ? long_rows : p_.block_row_count;
+      const int32_t end = first ? long_rows : p_.row_count;
       if (begin == end) continue;
       const int32_t narrow_end = clamp(narrow_rows, begin, end);
-      /* A few long block-rows of one panel would not give every CTA a tile. */
-      const int32_t slices = (end - begin) * p_.slices_per_block_row;
+      /* A few long rows of one panel would not give every cluster a tile. */
+      const int32_t slices = (end - begin) * p_.slices_per_row;
       const int32_t panel =
-          first ? max(p_.panel_token_tiles, gridDim.x / slices + 1) : p_.panel_token_tiles;
+          first ? max(p_.panel_token_tiles, clusters() / slices + 1) : p_.panel_token_tiles;
       for (int32_t tokens = 0; tokens < p_.token_tiles; tokens += panel) {
         const int32_t width = min(panel, p_.token_tiles - tokens);
         const int32_t wide = min(width, p_.token_halves / 2 - tokens); /* not half empty */
@@ -218,72 +259,73 @@ class Scheduler {
   }
 
  private:
-  static constexpr int kPerLane = kMaxGrid / 32;
+  static constexpr int kPerLane = (kMaxGrid / kCtas + 31) / 32;
 
   __device__ static uint32_t lane() { return threadIdx.x % 32; }
+  __device__ static uint32_t clusters() { return gridDim.x / kCtas; }
 
-  __device__ uint32_t length(int32_t position) const {
-    return p_.block_row_count <= kMaxSharedLengths ? lengths_[position]
-                                                   : loaded_length(p_, position);
-  }
-
-  /* How many block-rows have more blocks; they are the first of the order. */
-  __device__ int32_t rows_above(int32_t blocks) const {
-    int32_t rows = 0;
-    for (int32_t base = 0; base < p_.block_row_count; base += 32) {
+  /* How many rows are longer; they are the first of the order. */
+  __device__ int32_t rows_above(int32_t length) const {
+    if (length == kNoRowIsLonger) return 0;
+    for (int32_t base = 0; base < p_.row_count; base += 32) {
       const int32_t row = base + static_cast<int32_t>(lane());
-      const bool above = row<p_.block_row_count&& static_cast<int32_t>(length(row))> blocks;
-      rows += __popc(__ballot_sync(~0u, above));
+      const bool above = row<p_.row_count&& static_cast<int32_t>(lengths_(row))> length;
+      const uint32_t of_32 = __ballot_sync(~0u, above);
+      if (of_32 != ~0u) return base + __popc(of_32);
     }
-    return rows;
+    return p_.row_count;
   }
 
   __device__ uint32_t cost(int32_t position, bool narrow) const {
-    return length(position) * p_.steps_per_block * (narrow ? kHalfStepCost : kStepCost) + kTileCost;
+    const uint32_t of_tokens = lengths_(position) * p_.length_cost;
+    return (narrow ? of_tokens * kHalfStepCost / kStepCost : of_tokens) + kTileCost;
   }
 
-  /* All tiles of block-rows by their rank and of `width` tiles of tokens. */
+  /* All tiles of rows by their rank and of `width` tiles of tokens. */
   __device__ __forceinline__ void deal(int32_t position, int32_t positions, int32_t token_tile,
                                        int32_t width, bool narrow) {
     if (positions <= 0 || width <= 0) return;
     const uint32_t across = narrow ? min(2 * width, p_.token_halves - 2 * token_tile) : width;
-    const uint32_t row_tiles = p_.slices_per_block_row * across;
+    const uint32_t row_tiles = p_.slices_per_row * across;
     const uint32_t tiles = positions * row_tiles;
     for (uint32_t begin = 0; begin < tiles;) {
-      uint32_t count = min(gridDim.x, tiles - begin);
+      uint32_t count = min(clusters(), tiles - begin);
       uint32_t ranks[kPerLane];
-      rank_ctas(ranks, count, cost(position + begin / row_tiles, narrow));
+      rank_clusters(ranks, count, position + begin / row_tiles, narrow);
       uint32_t own = ~0u;
 #pragma unroll
       for (int j = 0; j < kPerLane; ++j) {
-        if (ranks[j] >= count) continue;
-        const uint32_t tile = begin + ranks[j];
-        if (j * 32 + lane() == blockIdx.x) own = tile;
-        keys_[j] += cost(position + tile / row_tiles, narrow) << 8;
+        if (ranks[j] < count && j * 32 + lane() == blockIdx.x / kCtas) own = begin + ranks[j];
       }
       own = __reduce_min_sync(~0u, own);
       if (own != ~0u) {
         const uint32_t half = own % across;
-        queue_.push({position * p_.slices_per_block_row + own / across,
+        queue_.push({position * p_.slices_per_row + own / across,
                      2 * token_tile + (narrow ? half | TilePlace::kNarrow : 2 * half)});
+      }
+#pragma unroll
+      for (int j = 0; j < kPerLane; ++j) {
+        if (ranks[j] >= count) continue;
+        keys_[j] += cost(position + (begin + ranks[j]) / row_tiles, narrow) << 8;
       }
       begin += count;
     }
   }
 
   /*
-   * Ranks the CTAs by their work so far, at first by their numbers. Those that the least busy one,
-   * given a tile of this cost, would not catch up with get none: count may fall, as long as a deal
-   * gives out more work than is done meanwhile.
+   * Ranks the clusters by their work so far, at first by their numbers. Those that the least busy
+   * one, given a tile of the row at position, would not catch up with get none: count may fall, as
+   * long as a deal gives out more work than is done meanwhile.
    */
-  __device__ __forceinline__ void rank_ctas(uint32_t (&ranks)[kPerLane], uint32_t& count,
-                                            uint32_t cost) {
+  __device__ __forceinline__ void rank_clusters(uint32_t (&ranks)[kPerLane], uint32_t& count,
+                                                int32_t position, bool narrow) {
     if (idle_) {
       idle_ = false;
 #pragma unroll
       for (int j = 0; j < kPerLane; ++j) ranks[j] = keys_[j];
       return;
     }
+    const uint32_t tile_cost = cost(position, narrow);
     uint32_t least = ~0u;
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) least = min(least, keys_[j]);
@@ -293,15 +335,15 @@ class Scheduler {
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) {
       if (keys_[j] != ~0u) keys_[j] -= least * 256; /* so that no sum overflows */
-      within += keys_[j] / 256 <= cost;             /* the sentinels are above */
+      within += keys_[j] / 256 <= tile_cost;        /* the sentinels are above */
       ranks[j] = 0;
       shared_keys_[j * 32 + lane()] = keys_[j];
     }
     const uint32_t fair = __reduce_add_sync(~0u, within);
-    count = min(count, max(fair, gridDim.x * kDealCost / cost));
+    count = min(count, max(fair, clusters() * kDealCost / tile_cost));
     __syncwarp();
 #pragma unroll 4
-    for (uint32_t first = 0; first < gridDim.x; first += 4) {
+    for (uint32_t first = 0; first < clusters(); first += 4) {
       const uint4 others = *reinterpret_cast<const uint4*>(shared_keys_ + first);
 #pragma unroll
       for (int j = 0; j < kPerLane; ++j) {
@@ -313,11 +355,11 @@ class Scheduler {
     }
   }
 
-  const ScheduleParams& p_;
-  const uint16_t* lengths_;
+  const DealParams& p_;
+  const Lengths lengths_;
   TileQueue queue_;
   uint32_t* shared_keys_;
-  /* Work of CTA 32j + lane, beyond the least busy one's, above its number in 8 bits, which
+  /* Work of cluster 32j + lane, beyond the least busy one's, above its number in 8 bits, which
    * decides between equals; ~0 where there is none. */
   uint32_t keys_[kPerLane];
   bool idle_ = true; /* nobody has a tile yet */

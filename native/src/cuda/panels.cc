@@ -64,6 +64,22 @@ std::vector<Square> squares_of(const djlbsr_info& info, const djlbsr_matrix& mat
   return squares;
 }
 
+/*
+ * Cycles of a tile in a panel. What measured: the instructions of its consumer with most squares
+ * are one bound, what all of them read from shared memory (squares of 64: multiply) the other.
+ */
+int64_t tile_cycles(const PanelShape& shape, const Square* begin, const Square* end) {
+  const int64_t of_consumer = shape.block == 64 ? 512 : shape.block == 32 ? 100 : 75;
+  const int64_t of_tile = shape.block == 64 ? 512 : shape.block == 32 ? 96 : 40;
+  int64_t squares[kPanelConsumers] = {};
+  for (const Square* s = begin; s != end; ++s) ++squares[s->row / shape.squares_down()];
+  const int64_t steps = std::max<int64_t>(1, divide_up(end - begin, shape.slots));
+  return std::max(460 * steps + of_consumer * *std::max_element(squares, squares + kPanelConsumers),
+                  350 + of_tile * (end - begin));
+}
+/* A unit of hopper_schedule.cuh, of which 24 take 2 us. */
+constexpr int64_t kCyclesOfCost = 146;
+
 /* The steps of one tile in one panel. */
 class StepWriter {
  public:
@@ -118,7 +134,7 @@ PanelLayout panel_layout(const djlbsr_info& info) {
   layout.chunk_bytes =
       int64_t{info.panel_steps} * shape.header_bytes() + layout.squares * shape.slot_bytes();
   layout.pairs = align(layout.squares * sizeof(PanelSource));
-  layout.entries = align(layout.pairs + (layout.pair_count + 1) * 4);
+  layout.entries = align(layout.pairs + layout.pair_count * sizeof(PanelPair));
   layout.tiles = align(layout.entries + (int64_t{info.panel_entries} + 1) * sizeof(PanelEntry));
   layout.steps = align(layout.tiles + 2 * layout.pair_count * sizeof(PanelTileSteps));
   layout.chunks = align(layout.steps + int64_t{info.panel_steps} * sizeof(PanelStep));
@@ -163,7 +179,6 @@ PanelPlan plan_panels(const djlbsr_matrix& matrix, djlbsr_info& info) {
     std::vector<Square> squares;
     size_t next = 0;
   };
-  plan.pairs.push_back(0);
   StepWriter writer(shape, plan);
   std::vector<int32_t> step_counts[2];
   std::vector<std::vector<Square>> odd_tiles;
@@ -174,23 +189,32 @@ PanelPlan plan_panels(const djlbsr_matrix& matrix, djlbsr_info& info) {
       return part.next < part.squares.size() ? part.squares[part.next].panel
                                              : std::numeric_limits<int32_t>::max();
     };
+    const auto begin_entry = static_cast<int32_t>(plan.entries.size());
+    int64_t cycles = 0;
     for (;;) {
       const int32_t panel = std::min(panel_of(parts[0]), panel_of(parts[1]));
       if (panel == std::numeric_limits<int32_t>::max()) break;
       plan.entries.push_back({panel, {0, 0}, 0});
+      int64_t slower = 0;
       for (int tile = 0; tile < 2; ++tile) {
         Part& part = parts[tile];
         const size_t begin = part.next;
         while (panel_of(part) == panel) ++part.next;
+        slower = std::max(slower, tile_cycles(shape, part.squares.data() + begin,
+                                              part.squares.data() + part.next));
         step_counts[tile].push_back(
             static_cast<int32_t>(divide_up(static_cast<int64_t>(part.next - begin), shape.slots)));
         if (tile == 0) {
           writer.write(part.squares.data() + begin, part.squares.data() + part.next);
         }
       }
+      cycles += slower;
     }
     odd_tiles.push_back(std::move(parts[1].squares));
-    plan.pairs.push_back(static_cast<int32_t>(plan.entries.size()));
+    plan.pairs.push_back(
+        {static_cast<int32_t>(pair),
+         static_cast<int32_t>(std::clamp<int64_t>(cycles / kCyclesOfCost, 1, 0xffff)), begin_entry,
+         static_cast<int32_t>(plan.entries.size())});
   }
   /* The steps of all odd tiles follow those of all even ones. */
   for (std::vector<Square>& squares : odd_tiles) {
@@ -208,12 +232,14 @@ PanelPlan plan_panels(const djlbsr_matrix& matrix, djlbsr_info& info) {
     }
     plan.entries.back().step[tile] = info.panel_steps;
   }
-  for (size_t tile = 0; tile < 2 * static_cast<size_t>(pairs); ++tile) {
-    const auto step_of = [&](int32_t entry) {
-      return plan.entries[static_cast<size_t>(entry)].step[tile % 2];
-    };
-    plan.tiles.push_back({step_of(plan.pairs[tile / 2]), step_of(plan.pairs[tile / 2 + 1])});
+  for (const PanelPair& pair : plan.pairs) {
+    for (int tile = 0; tile < 2; ++tile) {
+      plan.tiles.push_back({plan.entries[static_cast<size_t>(pair.begin)].step[tile],
+                            plan.entries[static_cast<size_t>(pair.end)].step[tile]});
+    }
   }
+  std::stable_sort(plan.pairs.begin(), plan.pairs.end(),
+                   [](const PanelPair& a, const PanelPair& b) { return a.cost > b.cost; });
   return plan;
 }
 

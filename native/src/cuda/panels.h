@@ -52,6 +52,14 @@ struct PanelShape {
   constexpr int32_t chunk_bytes() const { return header_bytes() + slots * slot_bytes(); }
 };
 
+/* A pair. A packed weight has them by falling cost, equal ones in their order. */
+struct PanelPair {
+  int32_t pair;
+  int32_t cost;  /* of a tile of tokens, in the units of hopper_schedule.cuh: 1 to 65535 */
+  int32_t begin; /* entries */
+  int32_t end;
+};
+
 /* A panel of a pair; its steps for the pair's tiles end where those of the next entry begin. */
 struct PanelEntry {
   int32_t panel;
@@ -91,7 +99,7 @@ struct PanelSource {
 /* Where its parts lie, in bytes from its start. */
 struct PanelLayout {
   int64_t sources; /* PanelSource [squares]; all that follows is read in calls */
-  int64_t pairs;   /* int32 [pair count + 1]: first entry of a pair */
+  int64_t pairs;   /* PanelPair [pair count] */
   int64_t entries; /* PanelEntry [entries + 1] */
   int64_t tiles;   /* PanelTileSteps [2 * pair count] */
   int64_t steps;   /* PanelStep [steps] */
@@ -117,7 +125,7 @@ PanelShape panel_shape(const djlbsr_info& info);
 
 /* The host's part of a panel copy. */
 struct PanelPlan {
-  std::vector<int32_t> pairs;
+  std::vector<PanelPair> pairs;
   std::vector<PanelEntry> entries;
   std::vector<PanelTileSteps> tiles;
   std::vector<PanelStep> steps;

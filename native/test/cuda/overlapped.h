@@ -17,8 +17,13 @@ inline void check_overlapped(int64_t features, const std::vector<int32_t>& dtype
   constexpr int kLayers = 4;
   constexpr int kRounds = 3;
   Rng rng(37);
-  std::normal_distribution<float> normal(0.0f, 0.1f);
+  /* With these values a layer neither dies out nor overflows: SiLU halves small sums, but not large
+   * ones. */
+  constexpr double kDensity = 0.1;
+  const double deviation = 1.6 / std::sqrt(kDensity * static_cast<double>(features));
+  std::normal_distribution<float> normal;
   const auto random = [&] { return normal(rng); };
+  const auto random_weight = [&] { return static_cast<float>(deviation) * normal(rng); };
   cudaStream_t stream;
   CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   for (int32_t dtype : dtypes) {
@@ -27,11 +32,11 @@ inline void check_overlapped(int64_t features, const std::vector<int32_t>& dtype
         std::vector<std::unique_ptr<CudaPacked>> layers;
         std::vector<std::unique_ptr<DeviceBytes>> values; /* of the first layer, a round each */
         for (int i = 0; i < kLayers; ++i) {
-          Matrix m(rng, features / side, features / side, side, side, dtype, "random", 0.1);
-          m.values.fill(random);
+          Matrix m(rng, features / side, features / side, side, side, dtype, "random", kDensity);
+          m.values.fill(random_weight);
           layers.push_back(std::make_unique<CudaPacked>(m));
           for (int round = 0; i == 0 && round < kRounds; ++round) {
-            m.values.fill(random);
+            m.values.fill(random_weight);
             values.push_back(std::make_unique<DeviceBytes>(m.values));
           }
         }
