@@ -2,6 +2,7 @@
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  */
 /* The panel copy's tables, taken apart again: every square once, at its place and in its order. */
+#include <algorithm>
 #include <map>
 #include <tuple>
 
@@ -54,6 +55,7 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
              static_cast<int64_t>(plan.steps.size()) == info.panel_steps &&
              static_cast<int64_t>(plan.entries.size()) == info.panel_entries + 1 &&
              static_cast<int64_t>(plan.tiles.size()) == 2 * layout.pair_count &&
+             static_cast<int64_t>(plan.rows.size()) == layout.row_places &&
              static_cast<int64_t>(plan.pairs.size()) == layout.pair_count,
          "%s: a table's length", what.c_str());
 
@@ -64,6 +66,18 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
     EXPECT(i == 0 || plan.pairs[i - 1].cost >= pair.cost, "%s: pairs are not by falling cost",
            what.c_str());
     pairs.at(static_cast<size_t>(pair.pair)) = pair;
+  }
+
+  std::vector<int32_t> rows = plan.rows; /* each once, ascending in a consumer */
+  const auto down = static_cast<size_t>(shape.squares_down());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT(i % down == 0 || rows[i - 1] < rows[i] || rows[i] == m.rows, "%s: place %zu has row %d",
+           what.c_str(), i, rows[i]);
+  }
+  std::sort(rows.begin(), rows.end());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT(rows[i] == std::min<int64_t>(static_cast<int64_t>(i) * side, m.rows),
+           "%s: rows of places have %d at %zu", what.c_str(), rows[i], i);
   }
 
   auto expected = squares_of(m, side);
@@ -94,17 +108,16 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
             EXPECT(step.header[consumer].first == slot, "%s: step %d consumer %d begins at %u",
                    what.c_str(), s, consumer, step.header[consumer].first);
             uint64_t mask = step.header[consumer].mask;
-            for (int place = 0; place < shape.squares_down() * shape.squares_across(); ++place) {
-              const int r = place / shape.squares_across();
-              const int k = place % shape.squares_across();
+            for (int at = 0; at < shape.squares_down() * shape.squares_across(); ++at) {
+              const int r = at / shape.squares_across();
+              const int k = at % shape.squares_across();
               const uint64_t bit = uint64_t{1} << shape.bit(r, k);
               if ((mask & bit) == 0) continue;
               mask ^= bit;
               const PanelSource& from = plan.sources[source++];
-              const int64_t row =
-                  ((2 * static_cast<int64_t>(pair) + tile) * kPanelConsumers + consumer) *
-                      shape.squares_down() +
-                  r;
+              const size_t place = (2 * pair + static_cast<size_t>(tile)) * kPanelConsumers * down +
+                                   static_cast<size_t>(consumer) * down + static_cast<size_t>(r);
+              const int64_t row = plan.rows[place] / side;
               const int64_t col = int64_t{entry.panel} * shape.squares_across() + k;
               const auto found = expected.find({row, col});
               EXPECT(found != expected.end() &&

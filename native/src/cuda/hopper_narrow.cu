@@ -13,13 +13,6 @@
 namespace djlbsr::cuda {
 namespace {
 
-struct Call {
-  const djlbsr_info& info;
-  const void* packed;
-  const djlbsr_linear_args& args;
-  int multiprocessors;
-};
-
 template <typename Element, typename Tile, int kSplit>
 void launch(const Call& call) {
   const djlbsr_info& info = call.info;

@@ -124,11 +124,12 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
     if (lane < held - 1) ptx::mbarrier_arrive_in_cluster(lane_x_empty + used_x * 8);
     held = 0;
   };
-  while (!queue.front().last()) {
+  uint32_t flags;
+  do {
     float sums[128];
 #pragma unroll
     for (float& sum : sums) sum = 0.0f;
-    for (uint32_t flags = 0; (flags & kLastOfTile) == 0;) {
+    do {
       const uint32_t chunk_full = rings.chunk_full(chunk_ring.stage);
       const uint32_t x_full = rings.x_full(x_ring.stage);
       /* All lanes take one way: wgmma's wait is for whole warps. */
@@ -167,21 +168,24 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
       used_x = x_ring.stage;
       chunk_ring.advance();
       if ((flags & kLastOfPanel) != 0) x_ring.advance();
-    }
+    } while ((flags & kLastOfTile) == 0);
     ptx::wgmma_wait<0>();
     ptx::use_after_wait(sums);
     release();
     const PanelPlace place = panel_place<Tile>(p, queue.pop());
-    const int32_t row = (2 * place.pair + rank) * Tile::kTileRows + consumer * Tile::kConsumerRows;
+    const int32_t tile = 2 * place.pair + rank;
+    const PanelRows<Tile::kBlock> rows(p.row_places +
+                                       (tile * kPanelConsumers + consumer) * Tile::kSquaresDown);
     char* const buffer = rings.shared + Tile::kStores + consumer * Tile::kStoreBytes;
     if constexpr (Tile::kRowsOnM) {
+      const auto row = static_cast<int32_t>(warp_uniform(rows(0)));
       finish_panel_of_rows<Element, Tile>(p, sums, buffer, row, place.token, consumer);
     } else {
       const int warp = threadIdx.x % 128 / 32;
       finish_panel<Element, Tile::kConsumerRows, true>(
-          p, sums, buffer + warp * kPanelWarpStoreBytes, row, place.token, warp);
+          p, sums, buffer + warp * kPanelWarpStoreBytes, rows, place.token, warp);
     }
-  }
+  } while ((flags & kLastOfAll) == 0);
 }
 
 }  // namespace djlbsr::cuda

@@ -27,6 +27,7 @@ template <typename Element, int kBlock, int kSlots>
 __global__ void __launch_bounds__(kPanelThreads, 1)
     hopper_panel_kernel(const __grid_constant__ PanelParams p) {
   using Tile = PanelTile<kBlock, kSlots>;
+  using PanelScheduler = Scheduler<2, PairCosts>;
   extern __shared__ __align__(1024) char shared[];
   const PanelRings<Tile> rings(shared);
   const TileQueue queue(rings.base + Tile::kQueue);
@@ -41,6 +42,7 @@ __global__ void __launch_bounds__(kPanelThreads, 1)
       ptx::mbarrier_init(rings.chunk_empty(stage), kPanelConsumers * 4);
     }
     queue.init(2 + kPanelConsumers * 4);
+    queue.start(PanelScheduler::first_tile(p));
     ptx::fence_mbarrier_init();
   }
   ptx::launch_dependents(); /* whose CTAs find room when these end */
@@ -55,9 +57,8 @@ __global__ void __launch_bounds__(kPanelThreads, 1)
     } else if (threadIdx.x < 64) {
       produce_chunks<Tile>(p, rings, queue);
     } else if (threadIdx.x < 96) {
-      Scheduler<2, PairCosts>(p, {p.pairs}, queue,
-                              reinterpret_cast<uint32_t*>(shared + Tile::kKeys))
-          .run();
+      auto* const keys = reinterpret_cast<uint32_t*>(shared + Tile::kKeys);
+      PanelScheduler(p, {p.pairs}, queue, keys, true).run();
     }
   } else {
     ptx::take_registers<160>();

@@ -11,13 +11,6 @@
 namespace djlbsr::cuda {
 namespace {
 
-struct Call {
-  const djlbsr_info& info;
-  const void* packed;
-  const djlbsr_linear_args& args;
-  int multiprocessors;
-};
-
 template <typename Element, typename Tile, int kSplit>
 void launch(const Call& call) {
   const djlbsr_info& info = call.info;
@@ -27,6 +20,7 @@ void launch(const Call& call) {
   p.box_tokens = static_cast<int32_t>(std::min<int64_t>(Tile::kTokens, args.tokens));
   p.x =
       tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, p.box_tokens, 64);
+  p.row_places = section.at<int32_t>(section.layout.rows);
   p.tiles = section.at<PanelTileSteps>(section.layout.tiles);
   p.steps = section.at<PanelStep>(section.layout.steps);
   p.chunks = section.at<char>(section.layout.chunks);

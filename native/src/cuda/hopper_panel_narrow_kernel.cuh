@@ -27,6 +27,7 @@ namespace djlbsr::cuda {
 struct NarrowPanelParams {
   CUtensorMap x; /* [tokens, cols] in boxes of box_tokens x 64 */
   L2Prefetch prefetch;
+  const int32_t* row_places;
   const PanelTileSteps* tiles;
   const PanelStep* steps;
   const char* chunks;
@@ -72,9 +73,10 @@ struct NarrowPanelTile {
   static constexpr int kBoxBytes = kTokens * 128;
   static constexpr int kXBytes = 2 * kBoxBytes;
   static constexpr int kStageBytes = kXBytes + (kSlots * kSlotBytes + 1023) / 1024 * 1024;
-  static constexpr int kMasks = kStages * kStageBytes;   /* uint2 [stages] */
-  static constexpr int kBarriers = kMasks + kStages * 8; /* full ones, then empty ones */
-  static constexpr int kSharedBytes = kBarriers + 2 * kStages * 8;
+  static constexpr int kMasks = kStages * kStageBytes;        /* uint2 [stages] */
+  static constexpr int kBarriers = kMasks + kStages * 8;      /* full ones, then empty ones */
+  static constexpr int kPlaces = kBarriers + 2 * kStages * 8; /* int32 [squares down] */
+  static constexpr int kSharedBytes = kPlaces + kSquaresDown * 4;
   static_assert(kResident * (kSharedBytes + 1024) <= 228 * 1024, "a multiprocessor's memory");
   static_assert(kRows * kTokens * 4 <= kMasks, "the stages become the memory of a cluster's sums");
 };
@@ -83,8 +85,8 @@ struct NarrowPanelTile {
 struct NarrowPanelWork {
   int32_t begin;
   int32_t end;
-  int32_t consumer; /* of the packed tile */
-  int32_t row;
+  int32_t consumer;          /* of the packed tile */
+  const int32_t* row_places; /* the consumer's */
   int32_t token;
 };
 
@@ -95,7 +97,7 @@ __device__ inline NarrowPanelWork narrow_panel_work(const NarrowPanelParams& p) 
   const int2 steps = __ldg(reinterpret_cast<const int2*>(p.tiles + consumer / kPanelConsumers));
   NarrowPanelWork work;
   work.consumer = consumer % kPanelConsumers;
-  work.row = consumer * Tile::kRows;
+  work.row_places = p.row_places + consumer * Tile::kSquaresDown;
   work.token =
       first_token((piece - consumer * p.token_tiles) * Tile::kTokens, Tile::kTokens, p.tokens);
   /* The clamps keep a packed weight of altered bytes inside its buffers, and its calls short. */
@@ -305,21 +307,27 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     return;
   }
 
+  /* Where the outputs go is read now: afterwards it would be waited for. */
+  auto* const places = reinterpret_cast<int32_t*>(shared + Tile::kPlaces);
+  if (threadIdx.x < Tile::kSquaresDown) places[threadIdx.x] = __ldg(work.row_places + threadIdx.x);
+
   float sums[Tile::kSums];
   narrow_panel_multiply<Element, Tile>(sums, warp_uniform(base));
-  /* Every copy has arrived; when every operand is read too, the stages are free. */
+  /* Every copy has arrived; when every operand is read too, the stages are free. The places are
+   * written. */
   ptx::warpgroup_sync(1);
   char* const buffer = shared + warp * kPanelWarpStoreBytes;
   if constexpr (kSplit == 1) {
     ptx::use_after_wait(sums); /* else they are stored first, which no barrier lets pass */
-    finish_panel<Element, Tile::kRows, false>(p, sums, buffer, work.row, work.token, warp);
+    finish_panel<Element, Tile::kRows, false>(p, sums, buffer, PanelRows<Tile::kBlock>(places),
+                                              work.token, warp);
   } else {
     using Share = ClusterShare<Tile, kSplit>;
     const Share share;
     float own[Tile::kHalves * Share::kRows / 2];
     add_sums_of_cluster<Tile, kSplit>(share, sums, own, shared);
-    finish_panel<Element, Share::kRows, false>(p, own, buffer, work.row + share.row, work.token,
-                                               share.thread / 32);
+    finish_panel<Element, Share::kRows, false>(
+        p, own, buffer, PanelRows<Tile::kBlock>(places, share.row), work.token, share.thread / 32);
   }
 }
 

@@ -70,7 +70,8 @@ __device__ inline void produce_chunks(const PanelParams& p, const PanelRings<Til
   for (TilePlace tile = queue.pop(); !tile.last(); tile = queue.pop()) {
     const PanelPlace place = panel_place<Tile>(p, tile);
     if (place.begin == place.end) {
-      push_chunk<Tile>(rings, ring, kLastOfPanel | kLastOfTile, nullptr, 0);
+      const uint32_t of_all = queue.front().last() ? kLastOfAll : 0;
+      push_chunk<Tile>(rings, ring, kLastOfPanel | kLastOfTile | of_all, nullptr, 0);
       continue;
     }
     /* The steps of a tile follow each other. */
@@ -84,7 +85,10 @@ __device__ inline void produce_chunks(const PanelParams& p, const PanelRings<Til
       for (int entry = 0; entry < min(32, place.end - first); ++entry) {
         int32_t s = __shfl_sync(~0u, own_begin, entry);
         const int32_t end = __shfl_sync(~0u, own_end, entry);
-        const uint32_t of_tile = first + entry + 1 == place.end ? kLastOfTile : 0;
+        uint32_t of_tile = 0;
+        if (first + entry + 1 == place.end) {
+          of_tile = queue.front().last() ? kLastOfTile | kLastOfAll : kLastOfTile;
+        }
         if (s == end) {
           push_chunk<Tile>(rings, ring, kLastOfPanel | of_tile, nullptr, 0);
         }

@@ -9,6 +9,22 @@
 
 namespace djlbsr::cuda {
 
+/* The rows of W that a consumer, or a part of it from row `first` on, has on wgmma's N or M. */
+template <int kBlock>
+struct PanelRows {
+  const int32_t* places; /* of the consumer's rows of squares; global or shared memory */
+  int first;
+
+  __device__ explicit PanelRows(const int32_t* of_consumer, int first_row = 0)
+      : places(of_consumer), first(first_row) {}
+
+  /* Of altered tables too 8 rows from a multiple of 8 on, or past the last. */
+  __device__ int32_t operator()(int row) const {
+    const int32_t place = places[(first + row) / kBlock];
+    return (max(place, 0) & ~7) + (first + row) % kBlock;
+  }
+};
+
 /*
  * A consumer's sums of 64-token halves on wgmma's M x kRows rows of W on its N: register
  * half * kRows / 2 + 4 * octet + 2 * eight + i of a lane is row 8 * octet + 2 * (lane % 4) + i of
@@ -22,9 +38,9 @@ constexpr int kHalvesOf = kCount / (kRows / 2);
  * so that lanes write 16 bytes.
  */
 template <typename Element, int kActivation, int kRows, bool kStreaming, typename Params,
-          int kCount>
+          typename Rows, int kCount>
 __device__ inline void store_panel(const Params& p, const float (&sums)[kCount], char* buffer,
-                                   int32_t row, int32_t token, int warp) {
+                                   const Rows& rows, int32_t token, int warp) {
   constexpr int kWide = kRows < 64 ? kRows : 64;
   constexpr int kOctets = kWide / 8;
   constexpr int kEights = kWide < 64 ? 2 : 1; /* of tokens that are turned together */
@@ -64,7 +80,7 @@ __device__ inline void store_panel(const Params& p, const float (&sums)[kCount],
           const int from = (first + lane) / kOctets;
           const int octet = lane % kOctets;
           const uint4 out = *reinterpret_cast<const uint4*>(buffer + swizzled(from, octet));
-          const int32_t out_row = row + col + octet * 8;
+          const int32_t out_row = rows(col + octet * 8);
           const int32_t out_token = token + half * 64 + warp * 16 + eight * 8 + from;
           if (out_token >= p.tokens || out_row >= p.rows) continue;
           auto* const to = reinterpret_cast<uint4*>(y + out_token * p.y_stride + out_row);
@@ -80,17 +96,17 @@ __device__ inline void store_panel(const Params& p, const float (&sums)[kCount],
 }
 
 /* Adds the bias of their rows, activates and stores. */
-template <typename Element, int kRows, bool kStreaming, typename Params, int kCount>
+template <typename Element, int kRows, bool kStreaming, typename Params, typename Rows, int kCount>
 __device__ inline void finish_panel(const Params& p, float (&sums)[kCount], char* buffer,
-                                    int32_t row, int32_t token, int warp) {
+                                    const Rows& rows, int32_t token, int warp) {
   const auto* const bias = static_cast<const Element*>(p.bias);
   if (bias != nullptr) {
 #pragma unroll
     for (int octet = 0; octet < kRows / 8; ++octet) {
-      const int at = row + octet * 8 + threadIdx.x % 4 * 2;
-      if (row + octet * 8 >= p.rows) continue;
-      const float first = to_float(bias[at]);
-      const float second = to_float(bias[at + 1]);
+      const int32_t row = rows(octet * 8);
+      if (row >= p.rows) continue;
+      const float first = to_float(bias[row + threadIdx.x % 4 * 2]);
+      const float second = to_float(bias[row + threadIdx.x % 4 * 2 + 1]);
 #pragma unroll
       for (int i = octet * 4; i < kCount; i += kRows / 2) {
         sums[i] += first;
@@ -101,7 +117,7 @@ __device__ inline void finish_panel(const Params& p, float (&sums)[kCount], char
     }
   }
   with_activation(p.activation, [&](auto kind) {
-    store_panel<Element, decltype(kind)::value, kRows, kStreaming>(p, sums, buffer, row, token,
+    store_panel<Element, decltype(kind)::value, kRows, kStreaming>(p, sums, buffer, rows, token,
                                                                    warp);
   });
 }

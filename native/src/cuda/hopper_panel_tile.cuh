@@ -20,9 +20,11 @@ constexpr int kPanelWarpStoreBytes = 8 * 128;
  * where there is no chunk, else ~0. */
 constexpr uint32_t kLastOfPanel = 1;
 constexpr uint32_t kLastOfTile = 2;
+constexpr uint32_t kLastOfAll = 4;
 
 struct PanelParams : DealParams {
   CUtensorMap x; /* [tokens, cols] in boxes of box_tokens x 64 */
+  const int32_t* row_places;
   const PanelPair* pairs;
   const PanelEntry* entries;
   const PanelStep* steps;
@@ -47,9 +49,6 @@ struct PairCosts {
     return loaded_length(&pairs[position].cost);
   }
 };
-
-/* The or of all lanes' values, all the same or 0. The compiler learns that it is uniform. */
-__device__ inline uint32_t warp_uniform(uint32_t value) { return __reduce_or_sync(~0u, value); }
 
 template <int kBlockSide, int kChunkSlots>
 struct PanelTile {

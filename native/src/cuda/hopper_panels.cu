@@ -68,6 +68,7 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.box_tokens = static_cast<int32_t>(std::min<int64_t>(128, args.tokens));
   p.x =
       tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, p.box_tokens, 64);
+  p.row_places = section.at<int32_t>(section.layout.rows);
   p.pairs = section.at<PanelPair>(section.layout.pairs);
   p.entries = section.at<PanelEntry>(section.layout.entries);
   p.steps = section.at<PanelStep>(section.layout.steps);
@@ -87,12 +88,14 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.length_cost = 1;
   p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
   p.token_halves = 2 * p.token_tiles;
-  p.panel_token_tiles = static_cast<int32_t>(
-      std::clamp<int64_t>(kGroupBytes / (info.cols * 2 * Tile::kTokens), 1, p.token_tiles));
+  const int clusters = std::min({p.row_count * p.token_tiles, multiprocessors / 2, kMaxGrid / 2});
+  /* All clusters have tiles of one panel of tokens at a time. */
+  p.panel_token_tiles =
+      static_cast<int32_t>(std::clamp<int64_t>(kGroupBytes / (info.cols * 2 * Tile::kTokens),
+                                               (clusters - 1) / p.row_count + 1, p.token_tiles));
   p.long_length = kNoRowIsLonger;
   p.narrow_length = kNoRowIsLonger;
 
-  const int clusters = std::min({p.row_count * p.token_tiles, multiprocessors / 2, kMaxGrid / 2});
   launch_overlapped<hopper_panel_kernel<Element, kBlock, kSlots>>(
       2 * clusters, 2, kPanelThreads, Tile::kSharedBytes, args.stream, &p);
 }
@@ -102,6 +105,7 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
 void pack_panels(const djlbsr_info& info, const PanelPlan& plan, void* packed, void* stream) {
   const PanelSection section(info, packed);
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  upload(section.at<char>(section.layout.rows), plan.rows, cuda_stream);
   upload(section.at<char>(section.layout.pairs), plan.pairs, cuda_stream);
   upload(section.at<char>(section.layout.entries), plan.entries, cuda_stream);
   upload(section.at<char>(section.layout.tiles), plan.tiles, cuda_stream);

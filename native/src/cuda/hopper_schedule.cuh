@@ -164,6 +164,9 @@ struct Ring {
   }
 };
 
+/* The or of all lanes' values, all the same or 0. The compiler learns that it is uniform. */
+__device__ inline uint32_t warp_uniform(uint32_t value) { return __reduce_or_sync(~0u, value); }
+
 /* The tiles of this CTA, from its scheduler warp to its other warps; each has its own copy. */
 struct TileQueue {
   uint32_t base; /* in shared memory: kSlots full barriers, as many empty ones, the places */
@@ -185,6 +188,12 @@ struct TileQueue {
     }
   }
 
+  /* The same thread: the first tile, which the scheduler then leaves out. */
+  __device__ void start(TilePlace tile) const {
+    ptx::store_shared(place(), tile.slice, tile.tokens);
+    ptx::mbarrier_arrive(full());
+  }
+
   __device__ void push(TilePlace tile) {
     ptx::mbarrier_wait(empty(), parity() ^ 1);
     if (threadIdx.x % 32 == 0) {
@@ -199,7 +208,7 @@ struct TileQueue {
   __device__ TilePlace front() const {
     ptx::mbarrier_wait(full(), parity());
     const uint2 tile = ptx::load_shared_pair(place());
-    return {tile.x, tile.y};
+    return {warp_uniform(tile.x), warp_uniform(tile.y)};
   }
 
   __device__ TilePlace pop() {
@@ -215,14 +224,24 @@ struct TileQueue {
 template <int kCtas, typename Lengths>
 class Scheduler {
  public:
-  /* shared_keys is scratch of kMaxGrid. */
+  /* shared_keys is scratch of kMaxGrid. started: the queue was, with first_tile(). */
   __device__ Scheduler(const DealParams& p, const Lengths& lengths, TileQueue queue,
-                       uint32_t* shared_keys)
-      : p_(p), lengths_(lengths), queue_(queue), shared_keys_(shared_keys) {
+                       uint32_t* shared_keys, bool started = false)
+      : p_(p), lengths_(lengths), queue_(queue), shared_keys_(shared_keys), started_(started) {
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) {
       keys_[j] = j * 32 + lane() < clusters() ? j * 32 + lane() : ~0u;
     }
+  }
+
+  /*
+   * What the first deal gives this cluster, known without it: where no row is long or cut, and a
+   * panel has a tile for every cluster.
+   */
+  __device__ static TilePlace first_tile(const DealParams& p) {
+    const uint32_t across = min(p.panel_token_tiles, p.token_tiles);
+    const uint32_t own = blockIdx.x / kCtas;
+    return {own / across, 2 * (own % across)};
   }
 
   __device__ __forceinline__ void run() {
@@ -298,7 +317,10 @@ class Scheduler {
         if (ranks[j] < count && j * 32 + lane() == blockIdx.x / kCtas) own = begin + ranks[j];
       }
       own = __reduce_min_sync(~0u, own);
-      if (own != ~0u) {
+      if (started_) {
+        started_ = false;
+        ++queue_.count;
+      } else if (own != ~0u) {
         const uint32_t half = own % across;
         queue_.push({position * p_.slices_per_row + own / across,
                      2 * token_tile + (narrow ? half | TilePlace::kNarrow : 2 * half)});
@@ -363,6 +385,7 @@ class Scheduler {
    * decides between equals; ~0 where there is none. */
   uint32_t keys_[kPerLane];
   bool idle_ = true; /* nobody has a tile yet */
+  bool started_;
 };
 
 }  // namespace djlbsr::cuda

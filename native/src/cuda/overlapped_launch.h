@@ -9,8 +9,17 @@
 
 #include "cuda/cuda_check.h"
 #include "cuda/driver.h"
+#include "djlbsr.h"
 
 namespace djlbsr::cuda {
+
+/* A call, as the launchers of a kernel with many tiles hand it on. */
+struct Call {
+  const djlbsr_info& info;
+  const void* packed;
+  const djlbsr_linear_args& args;
+  int multiprocessors;
+};
 
 /*
  * Launches a kernel of one parameter that begins before the kernel ahead ends (launch_ptx.cuh), in
@@ -22,10 +31,11 @@ void launch_overlapped(int64_t ctas, int cluster, int threads, int shared_bytes,
   const auto kernel = reinterpret_cast<const void*>(kKernel);
   /* Once a thread and context, as asking costs a tenth of a launch. */
   thread_local uint64_t allowed_context = 0;
-  if (allowed_context == 0 || allowed_context != current_context()) {
+  const uint64_t context = current_context();
+  if (allowed_context == 0 || allowed_context != context) {
     DJLBSR_CUDA(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
-    allowed_context = current_context();
+    allowed_context = context;
   }
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;

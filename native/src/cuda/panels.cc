@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 namespace djlbsr::cuda {
 namespace {
@@ -15,6 +16,11 @@ constexpr double kSharingPays = 0.45;
 /* The same from which chunks of 28 KB pay for the stage of x that their memory costs. */
 constexpr double kLongChunksPay = 0.25;
 
+/* Times the mean that a row's blocks may be without a look at what spreading them saves, and the
+ * share of the cycles from which that pays for scattered outputs. */
+constexpr int64_t kSkewed = 2;
+constexpr double kSpreadingPays = 0.95;
+
 int64_t align(int64_t offset) { return (offset + kPanelUnit - 1) / kPanelUnit * kPanelUnit; }
 
 int64_t square_count(const djlbsr_info& info, int32_t block) {
@@ -23,31 +29,58 @@ int64_t square_count(const djlbsr_info& info, int32_t block) {
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+int64_t row_place_count(const djlbsr_info& info, const PanelShape& shape) {
+  return divide_up(info.rows, 2 * shape.tile_rows()) * 2 * kPanelConsumers * shape.squares_down();
+}
+
 /* A square of a tile: its panel, its place there, and its source. */
 struct Square {
   int32_t panel;
   int32_t k;
-  int32_t row; /* among the tile's rows of squares */
+  int32_t row; /* among the tile's places for rows of squares */
   PanelSource source;
 };
 
+/*
+ * The row of squares of each of the places that consumers have for one, -1 where there is none.
+ * Rows are taken by their order: consumers get as many, the first ones one more. spread: every
+ * consumer takes one of each length instead.
+ */
+std::vector<int32_t> place_rows(const djlbsr_info& info, const PanelShape& shape,
+                                const std::vector<int32_t>& order, bool spread) {
+  const auto rows = static_cast<int64_t>(order.size());
+  const int64_t down = shape.squares_down();
+  const int64_t consumers = divide_up(rows, down);
+  std::vector<int32_t> places(static_cast<size_t>(row_place_count(info, shape)), -1);
+  int64_t next = 0;
+  for (int64_t consumer = 0; consumer < consumers; ++consumer) {
+    const int64_t count = rows / consumers + (consumer < rows % consumers);
+    int32_t* const own = places.data() + consumer * down;
+    for (int64_t i = 0; i < count; ++i) {
+      own[i] = order[static_cast<size_t>(spread ? i * consumers + consumer : next++)];
+    }
+    std::sort(own, own + count);
+  }
+  return places;
+}
+
 /* The squares of a tile by panel, in it by column, row in its consumer, and consumer. */
 std::vector<Square> squares_of(const djlbsr_info& info, const djlbsr_matrix& matrix, int64_t tile,
-                               const PanelShape& shape) {
+                               const PanelShape& shape, const std::vector<int32_t>& places) {
   const int64_t squares_down = info.block_rows / shape.block;
   const int64_t squares_across = info.block_cols / shape.block;
   const int64_t tile_squares = shape.tile_rows() / shape.block;
-  const int64_t first = tile * tile_squares;
-  const int64_t last = std::min(first + tile_squares, info.rows / shape.block);
   std::vector<Square> squares;
-  for (int64_t row = first; row < last; ++row) {
+  for (int64_t place = 0; place < tile_squares; ++place) {
+    const int32_t row = places[static_cast<size_t>(tile * tile_squares + place)];
+    if (row < 0) continue;
     const int64_t block_row = row / squares_down;
     for (int32_t i = matrix.crow_indices[block_row]; i < matrix.crow_indices[block_row + 1]; ++i) {
       for (int64_t across = 0; across < squares_across; ++across) {
         const int64_t col = matrix.col_indices[i] * squares_across + across;
         squares.push_back({static_cast<int32_t>(col / shape.squares_across()),
                            static_cast<int32_t>(col % shape.squares_across()),
-                           static_cast<int32_t>(row - first),
+                           static_cast<int32_t>(place),
                            {0, i, static_cast<int32_t>(row % squares_down * shape.block),
                             static_cast<int32_t>(across * shape.block)}});
       }
@@ -62,6 +95,29 @@ std::vector<Square> squares_of(const djlbsr_info& info, const djlbsr_matrix& mat
   std::sort(squares.begin(), squares.end(),
             [&](const Square& a, const Square& b) { return key(a) < key(b); });
   return squares;
+}
+
+/* The squares of a pair's tiles in one panel, begin and end of each. */
+using PairPanel = Square* [2][2];
+
+/* Calls visit(panel, PairPanel) for every panel in which the pair has a square. */
+template <typename Visit>
+void for_panels(std::vector<Square> (&tiles)[2], const Visit& visit) {
+  constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
+  Square* ends[2] = {tiles[0].data() + tiles[0].size(), tiles[1].data() + tiles[1].size()};
+  PairPanel part = {{nullptr, tiles[0].data()}, {nullptr, tiles[1].data()}};
+  const auto panel_of = [&](int tile, const Square* s) {
+    return s == ends[tile] ? kNone : s->panel;
+  };
+  for (;;) {
+    const int32_t panel = std::min(panel_of(0, part[0][1]), panel_of(1, part[1][1]));
+    if (panel == kNone) return;
+    for (int tile = 0; tile < 2; ++tile) {
+      part[tile][0] = part[tile][1];
+      while (panel_of(tile, part[tile][1]) == panel) ++part[tile][1];
+    }
+    visit(panel, part);
+  }
 }
 
 /*
@@ -79,6 +135,49 @@ int64_t tile_cycles(const PanelShape& shape, const Square* begin, const Square* 
 }
 /* A unit of hopper_schedule.cuh, of which 24 take 2 us. */
 constexpr int64_t kCyclesOfCost = 146;
+
+/* Cycles of a pair in a panel, whose tiles wait for each other. */
+int64_t pair_cycles(const PanelShape& shape, const PairPanel& part) {
+  return std::max(tile_cycles(shape, part[0][0], part[0][1]),
+                  tile_cycles(shape, part[1][0], part[1][1]));
+}
+
+int64_t total_cycles(const djlbsr_info& info, const djlbsr_matrix& matrix, const PanelShape& shape,
+                     const std::vector<int32_t>& places) {
+  int64_t cycles = 0;
+  for (int64_t pair = 0; pair < divide_up(info.rows, 2 * shape.tile_rows()); ++pair) {
+    std::vector<Square> tiles[2] = {squares_of(info, matrix, 2 * pair, shape, places),
+                                    squares_of(info, matrix, 2 * pair + 1, shape, places)};
+    for_panels(tiles, [&](int32_t, PairPanel& part) { cycles += pair_cycles(shape, part); });
+  }
+  return cycles;
+}
+
+/*
+ * Rows stay neighbors, whose outputs are written together, unless lengths differ so much that
+ * spreading them saves time. A long row makes all six consumers of a pair wait for one; spread,
+ * pairs have a long row for every consumer or for none.
+ */
+std::vector<int32_t> choose_places(const djlbsr_info& info, const djlbsr_matrix& matrix,
+                                   const PanelShape& shape) {
+  const int64_t squares_down = info.block_rows / shape.block;
+  std::vector<int32_t> order(static_cast<size_t>(info.rows / shape.block));
+  std::iota(order.begin(), order.end(), 0);
+  const std::vector<int32_t> neighbors = place_rows(info, shape, order, false);
+  const int64_t block_rows = info.rows / info.block_rows;
+  if (info.max_blocks_in_row * block_rows <= kSkewed * info.nnzb) return neighbors;
+  const auto length = [&](int32_t row) {
+    const int64_t block_row = row / squares_down;
+    return matrix.crow_indices[block_row + 1] - matrix.crow_indices[block_row];
+  };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return length(a) > length(b); });
+  std::vector<int32_t> spread = place_rows(info, shape, order, true);
+  const auto cycles = [&](const std::vector<int32_t>& places) {
+    return static_cast<double>(total_cycles(info, matrix, shape, places));
+  };
+  return cycles(spread) < kSpreadingPays * cycles(neighbors) ? spread : neighbors;
+}
 
 /* The steps of one tile in one panel. */
 class StepWriter {
@@ -133,7 +232,9 @@ PanelLayout panel_layout(const djlbsr_info& info) {
   layout.squares = square_count(info, info.panel_block);
   layout.chunk_bytes =
       int64_t{info.panel_steps} * shape.header_bytes() + layout.squares * shape.slot_bytes();
-  layout.pairs = align(layout.squares * sizeof(PanelSource));
+  layout.row_places = row_place_count(info, shape);
+  layout.rows = align(layout.squares * sizeof(PanelSource));
+  layout.pairs = align(layout.rows + layout.row_places * 4);
   layout.entries = align(layout.pairs + layout.pair_count * sizeof(PanelPair));
   layout.tiles = align(layout.entries + (int64_t{info.panel_entries} + 1) * sizeof(PanelEntry));
   layout.steps = align(layout.tiles + 2 * layout.pair_count * sizeof(PanelTileSteps));
@@ -174,46 +275,32 @@ PanelPlan plan_panels(const djlbsr_matrix& matrix, djlbsr_info& info) {
   if (shape.block == 0) return plan;
   const int64_t pairs = divide_up(info.rows, 2 * shape.tile_rows());
 
+  const std::vector<int32_t> places = choose_places(info, matrix, shape);
+  for (int32_t row : places) {
+    plan.rows.push_back(row < 0 ? static_cast<int32_t>(info.rows) : row * shape.block);
+  }
   /* First which panels a pair has, with the steps of both tiles in the order of the tiles. */
-  struct Part {
-    std::vector<Square> squares;
-    size_t next = 0;
-  };
   StepWriter writer(shape, plan);
   std::vector<int32_t> step_counts[2];
   std::vector<std::vector<Square>> odd_tiles;
   for (int64_t pair = 0; pair < pairs; ++pair) {
-    Part parts[2] = {{squares_of(info, matrix, 2 * pair, shape)},
-                     {squares_of(info, matrix, 2 * pair + 1, shape)}};
-    const auto panel_of = [](const Part& part) {
-      return part.next < part.squares.size() ? part.squares[part.next].panel
-                                             : std::numeric_limits<int32_t>::max();
-    };
-    const auto begin_entry = static_cast<int32_t>(plan.entries.size());
+    std::vector<Square> tiles[2] = {squares_of(info, matrix, 2 * pair, shape, places),
+                                    squares_of(info, matrix, 2 * pair + 1, shape, places)};
+    const auto begin = static_cast<int32_t>(plan.entries.size());
     int64_t cycles = 0;
-    for (;;) {
-      const int32_t panel = std::min(panel_of(parts[0]), panel_of(parts[1]));
-      if (panel == std::numeric_limits<int32_t>::max()) break;
+    for_panels(tiles, [&](int32_t panel, PairPanel& part) {
       plan.entries.push_back({panel, {0, 0}, 0});
-      int64_t slower = 0;
       for (int tile = 0; tile < 2; ++tile) {
-        Part& part = parts[tile];
-        const size_t begin = part.next;
-        while (panel_of(part) == panel) ++part.next;
-        slower = std::max(slower, tile_cycles(shape, part.squares.data() + begin,
-                                              part.squares.data() + part.next));
         step_counts[tile].push_back(
-            static_cast<int32_t>(divide_up(static_cast<int64_t>(part.next - begin), shape.slots)));
-        if (tile == 0) {
-          writer.write(part.squares.data() + begin, part.squares.data() + part.next);
-        }
+            static_cast<int32_t>(divide_up(part[tile][1] - part[tile][0], shape.slots)));
       }
-      cycles += slower;
-    }
-    odd_tiles.push_back(std::move(parts[1].squares));
+      cycles += pair_cycles(shape, part);
+      writer.write(part[0][0], part[0][1]); /* which reorders them */
+    });
+    odd_tiles.push_back(std::move(tiles[1]));
     plan.pairs.push_back(
         {static_cast<int32_t>(pair),
-         static_cast<int32_t>(std::clamp<int64_t>(cycles / kCyclesOfCost, 1, 0xffff)), begin_entry,
+         static_cast<int32_t>(std::clamp<int64_t>(cycles / kCyclesOfCost, 1, 0xffff)), begin,
          static_cast<int32_t>(plan.entries.size())});
   }
   /* The steps of all odd tiles follow those of all even ones. */

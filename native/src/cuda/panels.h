@@ -6,7 +6,9 @@
  * kernel serves; everything here runs on the host and needs no GPU.
  *
  * The blocks are cut into squares of `block` (16, 32 or 64). A tile is three consumers' rows of W,
- * 128 (with squares of 64: 64) rows each, two adjacent tiles are a pair, 128 (64) columns a panel.
+ * up to 128 (with squares of 64: 64) each, two adjacent tiles are a pair, 128 (64) columns a panel.
+ * Which rows a consumer has is free, by rows of squares: they are dealt so that the consumers of a
+ * pair, which wait for each other, have equally much to do.
  * For every panel in which a pair has a square there is an entry, and for every entry and tile
  * there are steps: at most `slots` squares, in memory one chunk of a header and the squares,
  * swizzled as wgmma reads them. A chunk goes to shared memory in one copy. Its header has a part
@@ -99,6 +101,8 @@ struct PanelSource {
 /* Where its parts lie, in bytes from its start. */
 struct PanelLayout {
   int64_t sources; /* PanelSource [squares]; all that follows is read in calls */
+  int64_t rows;    /* int32 [2 * pair count * consumers * squares down]: the first row of W of a
+                      consumer's row of squares, ascending; rows where it has none */
   int64_t pairs;   /* PanelPair [pair count] */
   int64_t entries; /* PanelEntry [entries + 1] */
   int64_t tiles;   /* PanelTileSteps [2 * pair count] */
@@ -107,6 +111,7 @@ struct PanelLayout {
   int64_t bytes;
 
   int64_t pair_count;
+  int64_t row_places; /* the length of rows */
   int64_t squares;
   int64_t chunk_bytes; /* of all chunks */
 };
@@ -125,6 +130,7 @@ PanelShape panel_shape(const djlbsr_info& info);
 
 /* The host's part of a panel copy. */
 struct PanelPlan {
+  std::vector<int32_t> rows;
   std::vector<PanelPair> pairs;
   std::vector<PanelEntry> entries;
   std::vector<PanelTileSteps> tiles;

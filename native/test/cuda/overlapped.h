@@ -19,7 +19,7 @@ inline void check_overlapped(int64_t features, const std::vector<int32_t>& dtype
   Rng rng(37);
   /* With these values a layer neither dies out nor overflows: SiLU halves small sums, but not large
    * ones. */
-  constexpr double kDensity = 0.1;
+  constexpr double kDensity = 0.3;
   const double deviation = 1.6 / std::sqrt(kDensity * static_cast<double>(features));
   std::normal_distribution<float> normal;
   const auto random = [&] { return normal(rng); };
