@@ -70,9 +70,10 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
 
   std::vector<int32_t> rows = plan.rows; /* each once, ascending in a consumer */
   const auto down = static_cast<size_t>(shape.squares_down());
+  const auto stride = static_cast<size_t>(shape.place_stride());
   for (size_t i = 0; i < rows.size(); ++i) {
-    EXPECT(i % down == 0 || rows[i - 1] < rows[i] || rows[i] == m.rows, "%s: place %zu has row %d",
-           what.c_str(), i, rows[i]);
+    EXPECT(i % stride % down == 0 || rows[i - 1] < rows[i] || rows[i] == m.rows,
+           "%s: place %zu has row %d", what.c_str(), i, rows[i]);
   }
   std::sort(rows.begin(), rows.end());
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -115,7 +116,7 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
               if ((mask & bit) == 0) continue;
               mask ^= bit;
               const PanelSource& from = plan.sources[source++];
-              const size_t place = (2 * pair + static_cast<size_t>(tile)) * kPanelConsumers * down +
+              const size_t place = (2 * pair + static_cast<size_t>(tile)) * stride +
                                    static_cast<size_t>(consumer) * down + static_cast<size_t>(r);
               const int64_t row = plan.rows[place] / side;
               const int64_t col = int64_t{entry.panel} * shape.squares_across() + k;

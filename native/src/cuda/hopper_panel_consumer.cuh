@@ -135,11 +135,6 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
       /* All lanes take one way: wgmma's wait is for whole warps. */
       if (!__all_sync(~0u, ptx::mbarrier_test(chunk_full, chunk_ring.parity) &
                                ptx::mbarrier_test(x_full, x_ring.parity))) {
-        if constexpr (Tile::kRowsOnM) {
-          /* What is held is freed meanwhile. The other tiles lose by it. */
-          ptx::wgmma_wait<0>();
-          release();
-        }
         ptx::mbarrier_wait(chunk_full, chunk_ring.parity);
         ptx::mbarrier_wait(x_full, x_ring.parity);
       }
@@ -172,19 +167,22 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
     ptx::wgmma_wait<0>();
     ptx::use_after_wait(sums);
     release();
-    const PanelPlace place = panel_place<Tile>(p, queue.pop());
-    const int32_t tile = 2 * place.pair + rank;
-    const PanelRows<Tile::kBlock> rows(p.row_places +
-                                       (tile * kPanelConsumers + consumer) * Tile::kSquaresDown);
+    const int32_t token = panel_token<Tile>(p, queue.front());
+    ptx::mbarrier_wait(rings.rows_full(queue.slot()), queue.parity());
+    const PanelRows<Tile::kBlock> rows(
+        reinterpret_cast<const int32_t*>(rings.shared + Tile::kRows +
+                                         queue.slot() * Tile::kRowBytes) +
+        consumer * Tile::kSquaresDown);
     char* const buffer = rings.shared + Tile::kStores + consumer * Tile::kStoreBytes;
     if constexpr (Tile::kRowsOnM) {
       const auto row = static_cast<int32_t>(warp_uniform(rows(0)));
-      finish_panel_of_rows<Element, Tile>(p, sums, buffer, row, place.token, consumer);
+      finish_panel_of_rows<Element, Tile>(p, sums, buffer, row, token, consumer);
     } else {
       const int warp = threadIdx.x % 128 / 32;
       finish_panel<Element, Tile::kConsumerRows, true>(
-          p, sums, buffer + warp * kPanelWarpStoreBytes, rows, place.token, warp);
+          p, sums, buffer + warp * kPanelWarpStoreBytes, rows, token, warp);
     }
+    queue.pop(); /* whose rows are needed no longer */
   } while ((flags & kLastOfAll) == 0);
 }
 

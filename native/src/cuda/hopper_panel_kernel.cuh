@@ -23,10 +23,10 @@
 
 namespace djlbsr::cuda {
 
-template <typename Element, int kBlock, int kSlots>
+template <typename Element, int kBlock, int kChunkSlots>
 __global__ void __launch_bounds__(kPanelThreads, 1)
     hopper_panel_kernel(const __grid_constant__ PanelParams p) {
-  using Tile = PanelTile<kBlock, kSlots>;
+  using Tile = PanelTile<kBlock, kChunkSlots>;
   using PanelScheduler = Scheduler<2, PairCosts>;
   extern __shared__ __align__(1024) char shared[];
   const PanelRings<Tile> rings(shared);
@@ -41,6 +41,7 @@ __global__ void __launch_bounds__(kPanelThreads, 1)
       ptx::mbarrier_init(rings.chunk_full(stage), 1);
       ptx::mbarrier_init(rings.chunk_empty(stage), kPanelConsumers * 4);
     }
+    for (int slot = 0; slot < kQueueSlots; ++slot) ptx::mbarrier_init(rings.rows_full(slot), 1);
     queue.init(2 + kPanelConsumers * 4);
     queue.start(PanelScheduler::first_tile(p));
     ptx::fence_mbarrier_init();

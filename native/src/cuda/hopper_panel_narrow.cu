@@ -20,7 +20,7 @@ void launch(const Call& call) {
   p.box_tokens = static_cast<int32_t>(std::min<int64_t>(Tile::kTokens, args.tokens));
   p.x =
       tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, p.box_tokens, 64);
-  p.row_places = section.at<int32_t>(section.layout.rows);
+  p.rows_of_tiles = section.at<int32_t>(section.layout.rows);
   p.tiles = section.at<PanelTileSteps>(section.layout.tiles);
   p.steps = section.at<PanelStep>(section.layout.steps);
   p.chunks = section.at<char>(section.layout.chunks);

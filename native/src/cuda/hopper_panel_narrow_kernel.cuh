@@ -27,7 +27,7 @@ namespace djlbsr::cuda {
 struct NarrowPanelParams {
   CUtensorMap x; /* [tokens, cols] in boxes of box_tokens x 64 */
   L2Prefetch prefetch;
-  const int32_t* row_places;
+  const int32_t* rows_of_tiles; /* PanelLayout::rows */
   const PanelTileSteps* tiles;
   const PanelStep* steps;
   const char* chunks;
@@ -58,6 +58,7 @@ struct NarrowPanelTile {
   static constexpr int kCols = kShape.cols();
   static constexpr int kSums = kHalves * kRows / 2; /* of a thread */
   static constexpr int kSquaresDown = kShape.squares_down();
+  static constexpr int kRowStride = kShape.place_stride(); /* of a packed tile */
   static constexpr int kSquaresAcross = kShape.squares_across();
   static constexpr int kSlots = kPieceSlots;
   static constexpr int kSlotBytes = kShape.slot_bytes();
@@ -73,10 +74,10 @@ struct NarrowPanelTile {
   static constexpr int kBoxBytes = kTokens * 128;
   static constexpr int kXBytes = 2 * kBoxBytes;
   static constexpr int kStageBytes = kXBytes + (kSlots * kSlotBytes + 1023) / 1024 * 1024;
-  static constexpr int kMasks = kStages * kStageBytes;        /* uint2 [stages] */
-  static constexpr int kBarriers = kMasks + kStages * 8;      /* full ones, then empty ones */
-  static constexpr int kPlaces = kBarriers + 2 * kStages * 8; /* int32 [squares down] */
-  static constexpr int kSharedBytes = kPlaces + kSquaresDown * 4;
+  static constexpr int kMasks = kStages * kStageBytes;   /* uint2 [stages] */
+  static constexpr int kBarriers = kMasks + kStages * 8; /* full ones, then empty ones */
+  static constexpr int kRowsOfSquares = kBarriers + 2 * kStages * 8; /* int32 [squares down] */
+  static constexpr int kSharedBytes = kRowsOfSquares + kSquaresDown * 4;
   static_assert(kResident * (kSharedBytes + 1024) <= 228 * 1024, "a multiprocessor's memory");
   static_assert(kRows * kTokens * 4 <= kMasks, "the stages become the memory of a cluster's sums");
 };
@@ -85,8 +86,8 @@ struct NarrowPanelTile {
 struct NarrowPanelWork {
   int32_t begin;
   int32_t end;
-  int32_t consumer;          /* of the packed tile */
-  const int32_t* row_places; /* the consumer's */
+  int32_t consumer;    /* of the packed tile */
+  const int32_t* rows; /* the consumer's, by rows of squares */
   int32_t token;
 };
 
@@ -97,7 +98,8 @@ __device__ inline NarrowPanelWork narrow_panel_work(const NarrowPanelParams& p) 
   const int2 steps = __ldg(reinterpret_cast<const int2*>(p.tiles + consumer / kPanelConsumers));
   NarrowPanelWork work;
   work.consumer = consumer % kPanelConsumers;
-  work.row_places = p.row_places + consumer * Tile::kSquaresDown;
+  work.rows = p.rows_of_tiles + consumer / kPanelConsumers * Tile::kRowStride +
+              work.consumer * Tile::kSquaresDown;
   work.token =
       first_token((piece - consumer * p.token_tiles) * Tile::kTokens, Tile::kTokens, p.tokens);
   /* The clamps keep a packed weight of altered bytes inside its buffers, and its calls short. */
@@ -308,18 +310,18 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   }
 
   /* Where the outputs go is read now: afterwards it would be waited for. */
-  auto* const places = reinterpret_cast<int32_t*>(shared + Tile::kPlaces);
-  if (threadIdx.x < Tile::kSquaresDown) places[threadIdx.x] = __ldg(work.row_places + threadIdx.x);
+  auto* const rows = reinterpret_cast<int32_t*>(shared + Tile::kRowsOfSquares);
+  if (threadIdx.x < Tile::kSquaresDown) rows[threadIdx.x] = __ldg(work.rows + threadIdx.x);
 
   float sums[Tile::kSums];
   narrow_panel_multiply<Element, Tile>(sums, warp_uniform(base));
-  /* Every copy has arrived; when every operand is read too, the stages are free. The places are
+  /* Every copy has arrived; when every operand is read too, the stages are free. The rows are
    * written. */
   ptx::warpgroup_sync(1);
   char* const buffer = shared + warp * kPanelWarpStoreBytes;
   if constexpr (kSplit == 1) {
     ptx::use_after_wait(sums); /* else they are stored first, which no barrier lets pass */
-    finish_panel<Element, Tile::kRows, false>(p, sums, buffer, PanelRows<Tile::kBlock>(places),
+    finish_panel<Element, Tile::kRows, false>(p, sums, buffer, PanelRows<Tile::kBlock>(rows),
                                               work.token, warp);
   } else {
     using Share = ClusterShare<Tile, kSplit>;
@@ -327,7 +329,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     float own[Tile::kHalves * Share::kRows / 2];
     add_sums_of_cluster<Tile, kSplit>(share, sums, own, shared);
     finish_panel<Element, Share::kRows, false>(
-        p, own, buffer, PanelRows<Tile::kBlock>(places, share.row), work.token, share.thread / 32);
+        p, own, buffer, PanelRows<Tile::kBlock>(rows, share.row), work.token, share.thread / 32);
   }
 }
 

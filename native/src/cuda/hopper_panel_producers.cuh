@@ -58,7 +58,7 @@ __device__ inline void push_chunk(const PanelRings<Tile>& rings, Ring<Tile::kChu
   ring.advance();
 }
 
-/* One warp: loads the chunks of this CTA's tiles. */
+/* One warp: loads the chunks of this CTA's tiles, and which rows they have. */
 template <typename Tile>
 __device__ inline void produce_chunks(const PanelParams& p, const PanelRings<Tile>& rings,
                                       TileQueue queue) {
@@ -69,6 +69,13 @@ __device__ inline void produce_chunks(const PanelParams& p, const PanelRings<Til
   Ring<Tile::kChunkStages> ring;
   for (TilePlace tile = queue.pop(); !tile.last(); tile = queue.pop()) {
     const PanelPlace place = panel_place<Tile>(p, tile);
+    if (lane == 0) {
+      const uint32_t barrier = rings.rows_full(queue.last_slot());
+      ptx::mbarrier_expect_bytes(barrier, Tile::kRowBytes);
+      ptx::load_bytes(rings.rows(queue.last_slot()),
+                      p.rows_of_tiles + (2 * place.pair + rank) * Tile::kRowStride, Tile::kRowBytes,
+                      barrier);
+    }
     if (place.begin == place.end) {
       const uint32_t of_all = queue.front().last() ? kLastOfAll : 0;
       push_chunk<Tile>(rings, ring, kLastOfPanel | kLastOfTile | of_all, nullptr, 0);

@@ -9,19 +9,19 @@
 
 namespace djlbsr::cuda {
 
-/* The rows of W that a consumer, or a part of it from row `first` on, has on wgmma's N or M. */
+/* The rows of W of a consumer's sums, or of a part of them from row `first` on. */
 template <int kBlock>
 struct PanelRows {
-  const int32_t* places; /* of the consumer's rows of squares; global or shared memory */
+  const int32_t* of_squares; /* the first of each row of squares, in shared memory */
   int first;
 
-  __device__ explicit PanelRows(const int32_t* of_consumer, int first_row = 0)
-      : places(of_consumer), first(first_row) {}
+  __device__ explicit PanelRows(const int32_t* rows, int first_row = 0)
+      : of_squares(rows), first(first_row) {}
 
-  /* Of altered tables too 8 rows from a multiple of 8 on, or past the last. */
+  /* Of altered tables too the first of 8 rows of 16 bytes, or past the last row. */
   __device__ int32_t operator()(int row) const {
-    const int32_t place = places[(first + row) / kBlock];
-    return (max(place, 0) & ~7) + (first + row) % kBlock;
+    const int32_t of_square = of_squares[(first + row) / kBlock];
+    return (max(of_square, 0) & ~7) + (first + row) % kBlock;
   }
 };
 

@@ -23,8 +23,8 @@ constexpr uint32_t kLastOfTile = 2;
 constexpr uint32_t kLastOfAll = 4;
 
 struct PanelParams : DealParams {
-  CUtensorMap x; /* [tokens, cols] in boxes of box_tokens x 64 */
-  const int32_t* row_places;
+  CUtensorMap x;                /* [tokens, cols] in boxes of box_tokens x 64 */
+  const int32_t* rows_of_tiles; /* PanelLayout::rows */
   const PanelPair* pairs;
   const PanelEntry* entries;
   const PanelStep* steps;
@@ -84,7 +84,12 @@ struct PanelTile {
   static constexpr int kFlags = kBarriers + 2 * (kXStages + kChunkStages) * 8;
   static constexpr int kQueue = kFlags + kChunkStages * 8;
   static constexpr int kKeys = (kQueue + TileQueue::kBytes + 15) / 16 * 16;
-  static constexpr int kSharedBytes = kKeys + kMaxGrid * 4;
+  /* Of the tiles in the slots of the queue. */
+  static constexpr int kRowStride = kShape.place_stride();
+  static constexpr int kRowBytes = kRowStride * 4;
+  static constexpr int kRows = kKeys + kMaxGrid * 4;
+  static constexpr int kRowBarriers = kRows + kQueueSlots * kRowBytes;
+  static constexpr int kSharedBytes = kRowBarriers + kQueueSlots * 8;
   static_assert(kSharedBytes <= 227 * 1024, "shared memory of a CTA");
   static_assert(kSquaresDown * kSquaresAcross * kSlotBytes <= kXStages * kXBytes, "as said above");
 };
@@ -108,6 +113,8 @@ struct PanelRings {
   __device__ uint32_t chunk_empty(int stage) const {
     return chunk_full(Tile::kChunkStages + stage);
   }
+  __device__ uint32_t rows(int slot) const { return base + Tile::kRows + slot * Tile::kRowBytes; }
+  __device__ uint32_t rows_full(int slot) const { return base + Tile::kRowBarriers + slot * 8; }
   __device__ uint32_t flags(int stage) const { return base + Tile::kFlags + stage * 8; }
 };
 
@@ -120,11 +127,17 @@ struct PanelPlace {
 };
 
 template <typename Tile>
+__device__ inline int32_t panel_token(const PanelParams& p, TilePlace tile) {
+  return first_token(static_cast<int32_t>(tile.tokens / 2) * Tile::kTokens, Tile::kTokens,
+                     p.tokens);
+}
+
+template <typename Tile>
 __device__ inline PanelPlace panel_place(const PanelParams& p, TilePlace tile) {
   const int4 pair = __ldg(reinterpret_cast<const int4*>(p.pairs + tile.slice));
   PanelPlace place;
   place.pair = clamp(pair.x, 0, p.row_count - 1);
-  place.token = first_token(tile.tokens / 2 * Tile::kTokens, Tile::kTokens, p.tokens);
+  place.token = panel_token<Tile>(p, tile);
   place.begin = clamp(pair.z, 0, p.entry_count);
   place.end = clamp(pair.w, place.begin, min(place.begin + p.panels, p.entry_count));
   return place;

@@ -59,16 +59,16 @@ void upload(char* target, const std::vector<T>& source, cudaStream_t stream) {
                               cudaMemcpyHostToDevice, stream));
 }
 
-template <typename Element, int kBlock, int kSlots>
+template <typename Element, int kBlock, int kChunkSlots>
 void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_args& args,
             int multiprocessors) {
-  using Tile = PanelTile<kBlock, kSlots>;
+  using Tile = PanelTile<kBlock, kChunkSlots>;
   const PanelSection section(info, packed);
   PanelParams p = {};
   p.box_tokens = static_cast<int32_t>(std::min<int64_t>(128, args.tokens));
   p.x =
       tensor_map("x", args.x, info.dtype, args.tokens, info.cols, args.x_stride, p.box_tokens, 64);
-  p.row_places = section.at<int32_t>(section.layout.rows);
+  p.rows_of_tiles = section.at<int32_t>(section.layout.rows);
   p.pairs = section.at<PanelPair>(section.layout.pairs);
   p.entries = section.at<PanelEntry>(section.layout.entries);
   p.steps = section.at<PanelStep>(section.layout.steps);
@@ -96,7 +96,7 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.long_length = kNoRowIsLonger;
   p.narrow_length = kNoRowIsLonger;
 
-  launch_overlapped<hopper_panel_kernel<Element, kBlock, kSlots>>(
+  launch_overlapped<hopper_panel_kernel<Element, kBlock, kChunkSlots>>(
       2 * clusters, 2, kPanelThreads, Tile::kSharedBytes, args.stream, &p);
 }
 

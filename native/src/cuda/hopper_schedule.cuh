@@ -25,7 +25,7 @@ namespace djlbsr::cuda {
 constexpr int kWarpgroup = 128;
 constexpr int kMaxSharedLengths = 1024; /* of block-rows; of more, lengths come from L2 */
 constexpr int kMaxGrid = 160;           /* CTAs that the scheduler knows; an H100 has 132 */
-constexpr int kSlots = 8;               /* of tiles dealt and not yet begun */
+constexpr int kQueueSlots = 8;          /* of tiles dealt and not yet begun */
 /* What a CTA's time goes into: a step, one of a half tile, and a tile's start and end. */
 constexpr int kStepCost = 8;
 constexpr int kHalfStepCost = 5;
@@ -169,22 +169,26 @@ __device__ inline uint32_t warp_uniform(uint32_t value) { return __reduce_or_syn
 
 /* The tiles of this CTA, from its scheduler warp to its other warps; each has its own copy. */
 struct TileQueue {
-  uint32_t base; /* in shared memory: kSlots full barriers, as many empty ones, the places */
+  uint32_t base; /* in shared memory: kQueueSlots full barriers, as many empty ones, the places */
   uint32_t count = 0;
 
-  static constexpr int kBytes = kSlots * 2 * 8 + kSlots * sizeof(TilePlace);
+  static constexpr int kBytes = kQueueSlots * 2 * 8 + kQueueSlots * sizeof(TilePlace);
 
   __device__ explicit TileQueue(uint32_t address) : base(address) {}
-  __device__ uint32_t full() const { return base + count % kSlots * 8; }
-  __device__ uint32_t empty() const { return full() + kSlots * 8; }
-  __device__ uint32_t place() const { return full() + 2 * kSlots * 8; }
-  __device__ uint32_t parity() const { return count / kSlots & 1; }
+  __device__ uint32_t slot() const { return count % kQueueSlots; }
+  __device__ uint32_t last_slot() const {
+    return (count - 1) % kQueueSlots;
+  } /* of what was popped */
+  __device__ uint32_t full() const { return base + slot() * 8; }
+  __device__ uint32_t empty() const { return full() + kQueueSlots * 8; }
+  __device__ uint32_t place() const { return full() + 2 * kQueueSlots * 8; }
+  __device__ uint32_t parity() const { return count / kQueueSlots & 1; }
 
   /* One thread, for so many warps that pop. */
   __device__ void init(int readers) const {
-    for (int slot = 0; slot < kSlots; ++slot) {
+    for (int slot = 0; slot < kQueueSlots; ++slot) {
       ptx::mbarrier_init(base + slot * 8, 1);
-      ptx::mbarrier_init(base + (kSlots + slot) * 8, readers);
+      ptx::mbarrier_init(base + (kQueueSlots + slot) * 8, readers);
     }
   }
 

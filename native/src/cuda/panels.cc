@@ -30,7 +30,7 @@ int64_t square_count(const djlbsr_info& info, int32_t block) {
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t row_place_count(const djlbsr_info& info, const PanelShape& shape) {
-  return divide_up(info.rows, 2 * shape.tile_rows()) * 2 * kPanelConsumers * shape.squares_down();
+  return divide_up(info.rows, 2 * shape.tile_rows()) * 2 * shape.place_stride();
 }
 
 /* A square of a tile: its panel, its place there, and its source. */
@@ -55,7 +55,8 @@ std::vector<int32_t> place_rows(const djlbsr_info& info, const PanelShape& shape
   int64_t next = 0;
   for (int64_t consumer = 0; consumer < consumers; ++consumer) {
     const int64_t count = rows / consumers + (consumer < rows % consumers);
-    int32_t* const own = places.data() + consumer * down;
+    int32_t* const own = places.data() + consumer / kPanelConsumers * shape.place_stride() +
+                         consumer % kPanelConsumers * down;
     for (int64_t i = 0; i < count; ++i) {
       own[i] = order[static_cast<size_t>(spread ? i * consumers + consumer : next++)];
     }
@@ -72,7 +73,7 @@ std::vector<Square> squares_of(const djlbsr_info& info, const djlbsr_matrix& mat
   const int64_t tile_squares = shape.tile_rows() / shape.block;
   std::vector<Square> squares;
   for (int64_t place = 0; place < tile_squares; ++place) {
-    const int32_t row = places[static_cast<size_t>(tile * tile_squares + place)];
+    const int32_t row = places[static_cast<size_t>(tile * shape.place_stride() + place)];
     if (row < 0) continue;
     const int64_t block_row = row / squares_down;
     for (int32_t i = matrix.crow_indices[block_row]; i < matrix.crow_indices[block_row + 1]; ++i) {

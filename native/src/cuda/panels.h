@@ -39,6 +39,8 @@ struct PanelShape {
   /* The squares of a consumer's part of a panel. */
   constexpr int32_t squares_down() const { return consumer_rows() / block; }
   constexpr int32_t squares_across() const { return cols() / block; }
+  /* The places for rows of squares that a tile has, by consumers, in multiples of 16 bytes. */
+  constexpr int32_t place_stride() const { return (kPanelConsumers * squares_down() + 3) / 4 * 4; }
 
   /* Of a square in the mask. From the highest of 32 bits down: a GPU finds the highest fastest. */
   constexpr int32_t bit(int32_t r, int32_t k) const { return (r * squares_across() + k) ^ 31; }
@@ -101,8 +103,8 @@ struct PanelSource {
 /* Where its parts lie, in bytes from its start. */
 struct PanelLayout {
   int64_t sources; /* PanelSource [squares]; all that follows is read in calls */
-  int64_t rows;    /* int32 [2 * pair count * consumers * squares down]: the first row of W of a
-                      consumer's row of squares, ascending; rows where it has none */
+  int64_t rows;    /* int32 [2 * pair count][place stride]: the first row of W of a consumer's row
+                      of squares, ascending; rows where it has none */
   int64_t pairs;   /* PanelPair [pair count] */
   int64_t entries; /* PanelEntry [entries + 1] */
   int64_t tiles;   /* PanelTileSteps [2 * pair count] */
