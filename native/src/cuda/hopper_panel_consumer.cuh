@@ -153,8 +153,7 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
       const uint32_t x = descriptor_low(rings.x(x_ring.stage));
       if constexpr (Tile::kRowsOnM) {
         multiply_square<Element>(sums, low, x, square);
-        wait_for_all_but(low != 0);
-        release();
+        ptx::wgmma_wait<0>();
       } else {
         multiply_step<Element, Tile>(sums, low, high, x, square, release);
       }
@@ -163,6 +162,7 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
       used_x = x_ring.stage;
       chunk_ring.advance();
       if ((flags & kLastOfPanel) != 0) x_ring.advance();
+      if constexpr (Tile::kRowsOnM) release();
     } while ((flags & kLastOfTile) == 0);
     ptx::wgmma_wait<0>();
     ptx::use_after_wait(sums);
