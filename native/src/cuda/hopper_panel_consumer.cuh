@@ -108,6 +108,10 @@ template <typename Element, typename Tile>
 __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Tile>& rings,
                                       TileQueue queue, int consumer) {
   constexpr bool kTwoWords = Tile::kBlock == 16;
+  /* Whether a step waits for its own products: that frees its stages at once, and meanwhile other
+   * consumers multiply. Of squares of 16 the next step's instructions take longer than that gains.
+   */
+  constexpr bool kDrains = Tile::kBlock != 16;
   const int lane = threadIdx.x % 32;
   const uint32_t rank = ptx::cluster_rank();
   const uint32_t own_header = warp_uniform(consumer * sizeof(PanelMask));
@@ -148,12 +152,13 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
       /* More than its slots are squares of an altered header alone. */
       const uint32_t first = warp_uniform(min(header.z, uint32_t{Tile::kPanelSlots}));
       flags = warp_uniform(state.x);
-      const uint32_t square = descriptor_low(rings.chunk(chunk_ring.stage) + Tile::kHeaderBytes) +
-                              first * (Tile::kSlotBytes >> 4);
+      uint32_t square = descriptor_low(rings.chunk(chunk_ring.stage) + Tile::kHeaderBytes) +
+                        first * (Tile::kSlotBytes >> 4);
       const uint32_t x = descriptor_low(rings.x(x_ring.stage));
       if constexpr (Tile::kRowsOnM) {
         multiply_square<Element>(sums, low, x, square);
-        ptx::wgmma_wait<0>();
+      } else if constexpr (kDrains) {
+        multiply_squares<Element, Tile, 0, Tile::kSquaresDown>(sums, low, high, x, square);
       } else {
         multiply_step<Element, Tile>(sums, low, high, x, square, release);
       }
@@ -162,7 +167,10 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
       used_x = x_ring.stage;
       chunk_ring.advance();
       if ((flags & kLastOfPanel) != 0) x_ring.advance();
-      if constexpr (Tile::kRowsOnM) release();
+      if constexpr (kDrains) {
+        ptx::wgmma_wait<0>();
+        release();
+      }
     } while ((flags & kLastOfTile) == 0);
     ptx::wgmma_wait<0>();
     ptx::use_after_wait(sums);

@@ -143,6 +143,17 @@ bool few_slices_of_32(const djlbsr_info& info, int64_t tokens) {
 }
 
 /*
+ * Where hopper_panels is for a weight with squares of 64: its clusters compute their tiles, of 384
+ * rows x 256 tokens, in rounds, of which the last must not leave many of them idle.
+ */
+bool fills_rounds_of_64(const djlbsr_info& info, const djlbsr_linear_args& args) {
+  constexpr int64_t kClusters = 66;
+  const int64_t tiles = ((info.rows - 1) / 384 + 1) * ((args.tokens - 1) / 256 + 1);
+  const int64_t rounds = (tiles - 1) / kClusters + 1;
+  return args.tokens > 64 && 5 * tiles >= 4 * kClusters * rounds;
+}
+
+/*
  * From 17 tokens on hopper_narrow is faster than sm80_f16_stream, and than the persistent kernels
  * where these have few tiles a multiprocessor or short ones. With long ones and blocks of 128 rows
  * it is not: a lone CTA has too little under way, and each of two waves takes its time.
@@ -151,6 +162,7 @@ bool few_tiles(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
   if (args.tokens <= 16) return false;
   if (!multiples_of_64(info)) return few_tiles_of_32(info, args.tokens);
   if (args.tokens <= 128) return true;
+  if (info.panel_block == 64 && fills_rounds_of_64(info, args)) return false;
   const auto tokens = static_cast<double>(args.tokens);
   /* Persistent tiles, of 128 x 256 or 64 x 512, a multiprocessor, and steps of 64 columns a tile.
    */
@@ -213,11 +225,10 @@ bool enough_tiles(const djlbsr_info& info, const djlbsr_linear_args& args, int) 
          ((info.rows - 1) / kTileRows + 1) * ((args.tokens - 1) / 128 + 1) >= kLeast;
 }
 
-/* Squares of 64 share x at the price of longer waits, which only many pairs of tiles even out. */
 bool enough_panel_tiles(const djlbsr_info& info, const djlbsr_linear_args& args,
                         int compute_capability) {
-  if (info.panel_block != 64) return enough_tiles<768, 32>(info, args, compute_capability);
-  return args.tokens > 64 && ((info.rows - 1) / 384 + 1) * ((args.tokens - 1) / 256 + 1) >= 512;
+  return info.panel_block == 64 ? fills_rounds_of_64(info, args)
+                                : enough_tiles<768, 32>(info, args, compute_capability);
 }
 
 /*
