@@ -214,10 +214,10 @@ class Benchmark {
     omp_set_num_threads(options.threads);
     dense_ = bench::DenseGemm::load(options.dense, &no_dense_);
     libxsmm_ = bench::Libxsmm::load(options.libxsmm, &no_libxsmm_);
-    measure_peak();
+    const double peak = measure_peak();
     bandwidth_ = bench::read_bandwidth(options.threads);
     std::printf("%s, %s, %d threads: FMA peak %.1f GFLOP/s, memory %.1f GB/s\n",
-                bench::cpu_name().c_str(), djlbsr_active_isa(), options.threads, peak_, bandwidth_);
+                bench::cpu_name().c_str(), djlbsr_active_isa(), options.threads, peak, bandwidth_);
     if (dense_ == nullptr) std::printf("no dense sgemm: %s\n", no_dense_.c_str());
     if (libxsmm_ == nullptr) std::printf("no LIBXSMM: %s\n", no_libxsmm_.c_str());
   }
@@ -239,38 +239,34 @@ class Benchmark {
     char date[32];
     const std::time_t seconds = std::time(nullptr);
     std::strftime(date, sizeof(date), "%Y-%m-%d", std::gmtime(&seconds));
-    std::fprintf(
-        out,
-        "{\n \"date\": \"%s\",\n \"command\": \"%s\",\n \"processor\": \"%s\",\n"
-        " \"isa\": \"%s\",\n \"threads\": %d,\n \"threadsBound\": %s,\n \"fmaPeakGflops\": %.1f,\n"
-        " \"lowestFmaPeakGflops\": %.1f,\n \"readGigabytesPerSecond\": %.1f,\n"
-        " \"lastLevelCacheBytes\": %lld,\n \"stoppedByBudget\": %s,\n",
-        date, command.c_str(), bench::cpu_name().c_str(), djlbsr_active_isa(), options_.threads,
-        omp_get_proc_bind() == omp_proc_bind_false ? "false" : "true", peak_, lowest_peak_,
-        bandwidth_, bench::last_level_cache(), stopped_ ? "true" : "false");
+    std::fprintf(out,
+                 "{\n \"date\": \"%s\",\n \"command\": \"%s\",\n \"processor\": \"%s\",\n"
+                 " \"isa\": \"%s\",\n \"threads\": %d,\n \"threadsBound\": %s,\n "
+                 "\"lowestFmaPeakGflops\": %.1f,\n"
+                 " \"highestFmaPeakGflops\": %.1f,\n \"readGigabytesPerSecond\": %.1f,\n"
+                 " \"lastLevelCacheBytes\": %lld,\n \"stoppedByBudget\": %s,\n",
+                 date, command.c_str(), bench::cpu_name().c_str(), djlbsr_active_isa(),
+                 options_.threads, omp_get_proc_bind() == omp_proc_bind_false ? "false" : "true",
+                 lowest_peak_, highest_peak_, bandwidth_, bench::last_level_cache(),
+                 stopped_ ? "true" : "false");
     if (dense_ == nullptr) std::fprintf(out, " \"noDense\": \"%s\",\n", no_dense_.c_str());
     if (libxsmm_ == nullptr) std::fprintf(out, " \"noLibxsmm\": \"%s\",\n", no_libxsmm_.c_str());
     std::fprintf(out, " \"results\": [\n");
     for (size_t i = 0; i < results_.size(); ++i) {
-      std::fprintf(out, "  {%s, \"percentOfPeak\": %.1f}%s\n", results_[i].json.c_str(),
-                   100 * results_[i].gflops / peak_, i + 1 < results_.size() ? "," : "");
+      std::fprintf(out, "  {%s}%s\n", results_[i].c_str(), i + 1 < results_.size() ? "," : "");
     }
     std::fprintf(out, " ]\n}\n");
     std::fclose(out);
   }
 
  private:
-  struct Result {
-    std::string json;
-    double gflops;
-  };
-
-  /* The peak of a virtual machine changes while others share its cores: the highest of the run
-   * counts. */
-  void measure_peak() {
+  /* The peak of a virtual machine changes with what others do on its cores: it is measured around
+   * each case. */
+  double measure_peak() {
     const double peak = bench::fma_peak(djlbsr_active_isa(), options_.threads);
-    peak_ = std::max(peak_, peak);
+    highest_peak_ = std::max(highest_peak_, peak);
     lowest_peak_ = lowest_peak_ == 0 ? peak : std::min(lowest_peak_, peak);
+    return peak;
   }
 
   bool out_of_budget() {
@@ -280,7 +276,6 @@ class Benchmark {
 
   void run_shape(int64_t rows, int64_t cols, int64_t tokens) {
     if (out_of_budget()) return;
-    measure_peak();
     const std::vector<float> x = random_floats(rng_, tokens * cols);
     std::vector<float> y(static_cast<size_t>(tokens * rows));
     Times dense = {};
@@ -314,21 +309,24 @@ class Benchmark {
     const auto ours = [&] { check(djlbsr_linear(&w.meta, w.packed.get(), &args)); };
     ours();
     verify(w, x.data(), y.data(), tokens, "djlbsr");
+    const double peak_before = measure_peak();
     const Times times = bench::measure(options_.seconds, options_.threads, ours);
+    const double peak = std::max(peak_before, measure_peak());
     const double useful = 2e-9 * static_cast<double>(w.values.size()) * double(tokens);
     const double gflops = useful / times.median;
     char text[512];
     std::snprintf(
         text, sizeof(text),
         "\"shape\": \"%lldx%lld\", \"block\": \"%s\", \"sparsity\": %g, \"tokens\": %lld, "
-        "\"usefulGflops\": %.2f, \"packedGigabytesPerSecond\": %.2f, ",
+        "\"usefulGflops\": %.2f, \"fmaPeakGflops\": %.1f, \"percentOfPeak\": %.1f, "
+        "\"packedGigabytesPerSecond\": %.2f, ",
         (long long)m.rows, (long long)m.cols, block.c_str(), sparsity, (long long)tokens, gflops,
-        static_cast<double>(w.packed_bytes) / times.median * 1e-9);
+        peak, 100 * gflops / peak, static_cast<double>(w.packed_bytes) / times.median * 1e-9);
     std::string result = text + json("djlbsr", times);
     std::printf(
         "%5lldx%-5lld %6s %5.1f%% T=%-5lld %10.1f us %8.1f GFLOP/s %5.1f%% of peak %6.1f GB/s",
         (long long)m.rows, (long long)m.cols, block.c_str(), 100 * sparsity, (long long)tokens,
-        times.median * 1e6, gflops, 100 * gflops / peak_,
+        times.median * 1e6, gflops, 100 * gflops / peak,
         static_cast<double>(w.packed_bytes) / times.median * 1e-9);
     if (dense_ != nullptr) {
       result += ", " + json("dense", dense);
@@ -350,7 +348,7 @@ class Benchmark {
     }
     std::printf("\n");
     std::fflush(stdout);
-    results_.push_back({result, gflops});
+    results_.push_back(result);
   }
 
   Options options_;
@@ -358,13 +356,13 @@ class Benchmark {
   std::unique_ptr<bench::Libxsmm> libxsmm_;
   std::string no_dense_;
   std::string no_libxsmm_;
-  double peak_ = 0;
+  double highest_peak_ = 0;
   double lowest_peak_ = 0;
   double bandwidth_;
   std::mt19937_64 rng_{1};
   const double started_ = bench::now(2); /* by the wall, whatever the threads */
   bool stopped_ = false;                 /* by the budget */
-  std::vector<Result> results_;
+  std::vector<std::string> results_;
 };
 
 }  // namespace

@@ -98,7 +98,7 @@ double fma_peak(const std::string& isa, int threads) {
   (void)isa;
 #endif
   double flop = 0;
-  const Times times = measure(0.05, threads, [&] {
+  const Times times = measure(0.02, threads, [&] {
     double sum = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : sum)
     sum += chains();
