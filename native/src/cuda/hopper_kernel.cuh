@@ -158,7 +158,7 @@ __device__ inline void consume(const HopperParams& p, TileQueue queue, char* sha
     const float high = bias == nullptr ? 0.0f : to_float(bias[row + thread_row + 8]);
 
     float sums[128];
-    int previous = -1;
+    int last = 0; /* stage of the tile */
     for (int32_t step = 0; step < steps; ++step) {
       ptx::mbarrier_wait(full + ring.stage * 8, ring.parity);
       const uint64_t a = ptx::operand(own_values + ring.stage * Tile::kStageBytes);
@@ -178,22 +178,21 @@ __device__ inline void consume(const HopperParams& p, TileQueue queue, char* sha
         }
         ptx::wgmma_commit();
       }
-      ptx::wgmma_wait<1>(); /* the step before is done with its stage */
-      if (previous >= 0) release(previous);
-      previous = ring.stage;
+      /* The other consumer multiplies meanwhile, and the stage is free at once. */
+      ptx::wgmma_wait<0>();
+      if (!Tile::kStoresFromStage || step + 1 < steps) release(ring.stage);
+      last = ring.stage;
       ring.advance();
     }
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<0>(); /* where ptxas looks for it (else C7515) */
     ptx::use_after_wait(sums);
     if (steps == 0) {
 #pragma unroll
       for (float& sum : sums) sum = 0.0f;
     }
-    if (!Tile::kStoresFromStage) {
-      if (previous >= 0) release(previous);
-    } else if (steps == 0) {
+    if (Tile::kStoresFromStage && steps == 0) {
       ptx::mbarrier_wait(full + ring.stage * 8, ring.parity);
-      previous = ring.stage;
+      last = ring.stage;
       ring.advance();
     }
     tile = queue.pop();
@@ -201,12 +200,11 @@ __device__ inline void consume(const HopperParams& p, TileQueue queue, char* sha
 
     if constexpr (Tile::kStoresFromStage) {
       ptx::warpgroup_sync(1 + consumer); /* all warps have multiplied by that x */
-      store_bulk<Element>(p.activation, p.y_map, sums, low, high,
-                          own_x + previous * Tile::kStageBytes, row, token, own_tokens,
-                          1 + consumer);
+      store_bulk<Element>(p.activation, p.y_map, sums, low, high, own_x + last * Tile::kStageBytes,
+                          row, token, own_tokens, 1 + consumer);
       if (thread == 0) ptx::wait_stores_read();
       __syncwarp();
-      release(previous);
+      release(last);
     } else {
       store_transposed<Element>(p.activation, static_cast<Element*>(p.y), p.y_stride, p.tokens,
                                 sums, low, high, own_buffer, row, token, own_tokens, 1 + consumer);

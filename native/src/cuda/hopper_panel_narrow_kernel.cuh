@@ -203,30 +203,21 @@ __device__ inline void narrow_panel_multiply(float (&sums)[Tile::kSums], uint32_
 #pragma unroll
   for (float& sum : sums) sum = 0.0f;
   Ring<Tile::kStages> ring;
-  int held = -1; /* the stage that open wgmma groups may read */
-  const auto release = [&] {
-    if (lane == 0 && held >= 0) ptx::mbarrier_arrive(empty + held * 8);
-    held = -1;
-  };
   for (;;) {
-    if (!__all_sync(~0u, ptx::mbarrier_test(full + ring.stage * 8, ring.parity))) {
-      /* Data is late: no stage may be held until it comes. */
-      ptx::wgmma_wait<0>();
-      release();
-      ptx::mbarrier_wait(full + ring.stage * 8, ring.parity);
-    }
+    ptx::mbarrier_wait(full + ring.stage * 8, ring.parity);
     /* Lane 0, which also frees the stage, reads for all lanes. */
     const uint2 mask = ptx::load_shared_pair_if(lane == 0, base + Tile::kMasks + ring.stage * 8);
     const uint32_t low = warp_uniform(mask.x);
     const uint32_t high = Tile::kBlock == 16 ? warp_uniform(mask.y) : 0;
     if ((low | high) == 0) break;
     const uint32_t stage = base + ring.stage * Tile::kStageBytes;
-    multiply_step<Element, Tile>(sums, low, high, descriptor_low(stage),
-                                 descriptor_low(stage + Tile::kXBytes), release);
-    held = ring.stage;
+    uint32_t square = descriptor_low(stage + Tile::kXBytes);
+    multiply_squares<Element, Tile, 0, Tile::kSquaresDown>(sums, low, high, descriptor_low(stage),
+                                                           square);
+    ptx::wgmma_wait<0>();
+    if (lane == 0) ptx::mbarrier_arrive(empty + ring.stage * 8);
     ring.advance();
   }
-  ptx::wgmma_wait<0>();
 }
 
 /*
