@@ -159,11 +159,14 @@ def measure_host(calls: int = 300) -> dict:
     return result
 
 
-def _output(command: list[str]) -> str:
+def _nvidia_smi(query: str) -> str:
+    """Of the first GPU."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        lines = subprocess.run(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
+                               capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        lines = []
+    return lines[0].strip() if lines else "unknown"
 
 
 def describe_machine(library: Library) -> dict:
@@ -173,9 +176,8 @@ def describe_machine(library: Library) -> dict:
     return {
         "gpu": device.name, "multiprocessors": device.multi_processor_count,
         "l2_bytes": device.L2_cache_size, "memory_bytes": device.total_memory,
-        "driver": _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]),
-        "clocks": _output(["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,power.limit",
-                           "--format=csv,noheader"]),
+        "driver": _nvidia_smi("driver_version"),
+        "clocks": _nvidia_smi("clocks.sm,clocks.mem,power.limit"),
         "cuda": torch.version.cuda, "pytorch": torch.__version__, "triton": triton.__version__,
         "cudnn": torch.backends.cudnn.version(), "python": platform.python_version(),
         "cusparselt": torch.backends.cusparselt.version(),
