@@ -35,7 +35,8 @@ enum class Algorithm { kRowsInLanes, kTokensInLanes, kSingleRows, kSingleRowsFew
 /* How one call is cut up, a function of weight, arguments and machine; the same for all threads. */
 struct Plan {
   Algorithm algorithm;
-  int64_t tile_tokens;  /* tokens that are computed together; the last tile may have fewer */
+  int64_t tile_tokens; /* tokens that are computed together; the last tile may have fewer */
+  int64_t rows_of_x; /* tiles of at most so many tokens read rows of x, others a transposed copy */
   int64_t tile_floats;  /* of a tile's copy of x; 0 if there is none */
   int64_t row_floats;   /* where rows of x are copied: from one to the next */
   int64_t task_tokens;  /* tokens of a task; its last tile may have fewer */

@@ -113,18 +113,30 @@ void transpose_tokens(const T* x, int64_t x_stride, int64_t columns, int64_t tok
   }
 }
 
+constexpr int64_t kLine = 64;     /* bytes of a cache line */
 constexpr int64_t kSlabRows = 32; /* rows that are gathered before they are stored */
 
 /* Tiles of more tokens read a transposed copy of x, [cols][8 or 16], so that all addresses of a
    column of x are one register and constants; the others read rows of x. */
 constexpr int64_t kMostRowsOfX = 4;
 
-/* The rows that a tile of at most kMostRowsOfX tokens reads: tiles are of 1, 2 or 4. */
-inline int64_t rows_of_tile(int64_t tokens) { return tokens == 3 ? 4 : tokens; }
+/* The same for tiles of six where blocks read whole lines of x and the call's x is small. A
+   transposed copy, whose lines are read in order, takes longer there; it is the faster one by far
+   where x comes from further away. */
+constexpr int64_t kMostWideRowsOfX = kTileTokens <= 6 ? kTileTokens : kMostRowsOfX;
+constexpr int64_t kCachedXBytes = 3 << 20;
+
+inline int64_t most_rows_of_x(const Weight& w, const djlbsr_linear_args& args) {
+  const bool whole_lines = w.block_rows > RowVec::kLanes && 4 * w.block_cols >= kLine;
+  return whole_lines && 4 * w.cols * args.tokens <= kCachedXBytes ? kMostWideRowsOfX : kMostRowsOfX;
+}
+
+/* The rows that a tile of few tokens reads: tiles are of 1, 2, 4 or 6. */
+inline int64_t rows_of_tile(int64_t tokens) { return tokens > 2 ? round_up(tokens, 2) : tokens; }
 
 /* Whether a tile reads the caller's x. */
-inline bool reads_x_itself(const Weight& w, int64_t tokens) {
-  return w.dtype == DJLBSR_FLOAT32 && tokens <= kMostRowsOfX && rows_of_tile(tokens) == tokens;
+inline bool reads_x_itself(const Weight& w, const Plan& plan, int64_t tokens) {
+  return w.dtype == DJLBSR_FLOAT32 && tokens <= plan.rows_of_x && rows_of_tile(tokens) == tokens;
 }
 
 /* Copies some columns of rows of x, and zeros for rows that the tile has beyond its tokens. */
@@ -210,9 +222,9 @@ void copy_tokens(const Weight& w, const djlbsr_linear_args& args, const Plan& pl
       transpose_tokens<Vec>(x, args.x_stride, w.cols, tokens, to, round_up(tokens, Vec::kLanes));
     } else if (tokens > 8) {
       transpose_tokens<Vec>(x, args.x_stride, w.cols, tokens, to, 16);
-    } else if (tokens > kMostRowsOfX) {
+    } else if (tokens > plan.rows_of_x) {
       transpose_tokens<RowVec>(x, args.x_stride, w.cols, tokens, to, 8);
-    } else if (!reads_x_itself(w, tokens)) {
+    } else if (!reads_x_itself(w, plan, tokens)) {
       copy_rows(x, args.x_stride, w.cols, tokens, to, plan.row_floats);
     }
     to += plan.tile_floats;
@@ -235,7 +247,8 @@ template <typename T>
 void run_job(const Job<T>& job) {
   switch (job.plan.algorithm) {
     case Algorithm::kRowsInLanes:
-      return RowsInLanes<T>(job).run();
+      return job.plan.rows_of_x == kMostRowsOfX ? RowsInLanes<T, kMostRowsOfX>(job).run()
+                                                : RowsInLanes<T, kMostWideRowsOfX>(job).run();
     case Algorithm::kTokensInLanes:
       return TokensInLanes<T>(job).run();
     case Algorithm::kSingleRows:

@@ -35,8 +35,10 @@ inline bool transposes_too_often(const Weight& w, const djlbsr_linear_args& args
 }
 
 /* Whether rows in lanes reads copies of x; of very many columns they would not stay in a cache. */
-inline bool copies_rows(const Weight& w, int64_t tokens) {
-  return tokens > kMostRowsOfX && 4 * tile_floats(8, w.cols) <= 2 * kPanelBytes;
+inline bool copies_rows(const Weight& w, const djlbsr_linear_args& args) {
+  const int64_t rows = most_rows_of_x(w, args);
+  return min_of(args.tokens, kTileTokens) > rows &&
+         4 * tile_floats(rows, 8, w.cols) <= 2 * kPanelBytes;
 }
 
 /*
@@ -64,7 +66,7 @@ inline bool prefer_tokens_in_lanes(const Weight& w, const djlbsr_linear_args& ar
       !transposes_too_often(w, args, 2 * Vec::kLanes)) {
     rows_cost *= 1.17 + 0.25 / static_cast<double>(w.block_cols);
   }
-  if (copies_rows(w, tokens)) rows_cost += transposing / Vec::kLanes;
+  if (copies_rows(w, args)) rows_cost += transposing / Vec::kLanes;
   const int64_t step = w.block_rows == 1 ? kSingleTokens : Vec::kLanes;
   const double token_lanes = static_cast<double>(Vec::kLanes) * lane_use(tokens, step);
   return (elements + transposing) / token_lanes < rows_cost;
@@ -111,9 +113,9 @@ inline Plan with_tasks(const Weight& w, const djlbsr_linear_args& args, Plan pla
   if (threads > 1 && !distant && share >= (by_tokens ? kOwnVectors * Vec::kLanes : kTileTokens)) {
     /* Each thread has tokens of its own, whose x no other transposes. */
     const int64_t ranges = div_up(share, cached_tiles(plan) * plan.tile_tokens);
-    const int64_t step = by_tokens                         ? Vec::kLanes
-                         : plan.tile_tokens > kMostRowsOfX ? 2
-                                                           : plan.tile_tokens;
+    const int64_t step = by_tokens                           ? Vec::kLanes
+                         : plan.tile_tokens > plan.rows_of_x ? 2
+                                                             : plan.tile_tokens;
     plan.task_tokens = round_up(div_up(share, ranges), step);
     const int64_t whole = round_up(plan.task_tokens, plan.tile_tokens);
     if (whole * ranges <= share + share / 32) plan.task_tokens = whole;
@@ -161,6 +163,7 @@ inline int64_t single_rows_tokens(const Weight& w, const djlbsr_linear_args& arg
 
 Plan make_plan(const Weight& w, const djlbsr_linear_args& args) {
   Plan plan = {};
+  plan.rows_of_x = kMostRowsOfX;
   const double work = static_cast<double>(w.nnzb * w.block_rows) *
                       static_cast<double>(w.block_cols) * static_cast<double>(args.tokens);
   /* Measured on 16 cores: more tasks end more evenly, in a short call they cost more than that. */
@@ -195,10 +198,11 @@ Plan make_plan(const Weight& w, const djlbsr_linear_args& args) {
     plan.tile_tokens = kMostRowsOfX;
   } else {
     plan.algorithm = Algorithm::kRowsInLanes;
+    plan.rows_of_x = most_rows_of_x(w, args);
     /* Of very many columns only narrow copies stay in the cache. */
     plan.tile_tokens = kTileTokens;
     for (const int64_t narrower : {int64_t{8}, kMostRowsOfX}) {
-      if (4 * tile_floats(plan.tile_tokens, plan.row_floats) > 2 * kPanelBytes) {
+      if (4 * tile_floats(plan.rows_of_x, plan.tile_tokens, plan.row_floats) > 2 * kPanelBytes) {
         plan.tile_tokens = min_of(plan.tile_tokens, narrower);
       }
     }
@@ -209,8 +213,8 @@ Plan make_plan(const Weight& w, const djlbsr_linear_args& args) {
   }
   const int64_t last = args.tokens % plan.tile_tokens;
   const int64_t first = min_of(args.tokens, plan.tile_tokens);
-  if (!reads_x_itself(w, first) || !reads_x_itself(w, last)) {
-    plan.tile_floats = tile_floats(first, plan.row_floats);
+  if (!reads_x_itself(w, plan, first) || !reads_x_itself(w, plan, last)) {
+    plan.tile_floats = tile_floats(plan.rows_of_x, first, plan.row_floats);
   }
   return with_tasks(w, args, plan);
 }

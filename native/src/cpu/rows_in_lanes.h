@@ -14,7 +14,6 @@ constexpr int64_t kChunkRows = 1024;
 constexpr int64_t kChunkRowsOfTiles = 64;
 constexpr int64_t kGroupFloats = 16 << 10;
 constexpr int64_t kAheadColumns = 16;
-constexpr int64_t kLine = 64; /* bytes of a cache line */
 
 /* Block-rows that are summed side by side: enough chains for the FMA units, few enough pointers. */
 constexpr int slots_of(int sums) {
@@ -29,8 +28,8 @@ inline int64_t tile_tokens(int64_t tokens, int64_t most) {
 }
 
 /* Floats of scratch for a tile's part of x. */
-inline int64_t tile_floats(int64_t tile, int64_t row_floats) {
-  return (tile > 8 ? 16 : tile > kMostRowsOfX ? 8 : rows_of_tile(tile)) * row_floats;
+inline int64_t tile_floats(int64_t rows_of_x, int64_t tile, int64_t row_floats) {
+  return (tile > 8 ? 16 : tile > rows_of_x ? 8 : rows_of_tile(tile)) * row_floats;
 }
 
 /*
@@ -38,7 +37,7 @@ inline int64_t tile_floats(int64_t tile, int64_t row_floats) {
  * small tile alone would wait for its few chains of multiply-adds: several slots, each with its own
  * block-row, go on side by side.
  */
-template <typename T>
+template <typename T, int64_t kRowsOfX>
 class RowsInLanes {
  public:
   explicit RowsInLanes(const Job<T>& job) : job_(job), w_(job.w), tile_(job.plan.tile_tokens) {}
@@ -86,7 +85,7 @@ class RowsInLanes {
 
   Tile tile_at(const Chunk& c, int64_t t) const {
     const int64_t tokens = job_.tokens_at(t);
-    if (reads_x_itself(w_, tokens)) {
+    if (reads_x_itself(w_, job_.plan, tokens)) {
       const auto* x = reinterpret_cast<const float*>(job_.x_at(t));
       return {c, tokens, x, job_.args.x_stride, c.first, c.height, nullptr};
     }
@@ -243,7 +242,7 @@ class RowsInLanes {
   template <typename V, int kVectors, bool kPartial, int kTokens, int kSlots,
             Loop kLoop = Loop::kPlain>
   NOINLINE void add_blocks(const Tile& t, Slot* slots, int64_t count) {
-    constexpr int64_t kWidth = kTokens > 8 ? 16 : kTokens > kMostRowsOfX ? 8 : 1;
+    constexpr int64_t kWidth = kTokens > 8 ? 16 : kTokens > kRowsOfX ? 8 : 1;
     const int64_t stride = kWidth > 1 ? 1 : t.x_stride;
     const int64_t last = t.rows - (kVectors - 1) * V::kLanes;
     const int64_t block_rows = kLoop == Loop::kSquare ? V::kLanes : w_.block_rows;
@@ -289,10 +288,16 @@ class RowsInLanes {
       const float* next_x = x[0];
       if (kLoop == Loop::kPrefetch && columns[0] < end) {
         next_x = panel + clamp_index(*columns[0], col_limit) * kWidth;
+        if constexpr (kWidth == 1) {
+          for (int64_t k = 0; k < block_cols; k += kLine / 4) {
+#pragma GCC unroll 16
+            for (int a = 0; a < kTokens; ++a) __builtin_prefetch(next_x + a * stride + k);
+          }
+        }
       }
       const auto add_column = [&](int64_t k) __attribute__((always_inline)) {
         if constexpr (kLoop == Loop::kPrefetch) {
-          __builtin_prefetch(next_x + k * kWidth);
+          if constexpr (kWidth > 1) __builtin_prefetch(next_x + k * kWidth);
           __builtin_prefetch(ahead, 0, 2);
           ahead += kLine;
           /* From blocks of many rows the hardware does not see what comes next. */

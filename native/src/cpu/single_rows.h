@@ -278,7 +278,7 @@ class SingleRowsFewTokens {
       job_.load_bias(row, rows, bias_);
       for (int64_t t = 0; t < job_.tokens(); t += kMostRowsOfX) {
         const int64_t tokens = job_.tokens_at(t);
-        const bool direct = reads_x_itself(w_, tokens);
+        const bool direct = reads_x_itself(w_, job_.plan, tokens);
         const int64_t stride = direct ? job_.args.x_stride : job_.plan.row_floats;
         const float* xt = direct ? reinterpret_cast<const float*>(job_.x_at(t)) : job_.copy_at(t);
         if (tokens == 1) {
