@@ -106,7 +106,7 @@ typedef struct djlbsr_matrix {
 } djlbsr_matrix;
 
 #define DJLBSR_META_WORDS 16
-#define DJLBSR_FORMAT_VERSION 4
+#define DJLBSR_FORMAT_VERSION 5
 
 /*
  * What a packed weight is: 16 words of 64 bits on the host that travel with the packed bytes.

@@ -252,11 +252,13 @@ int main() {
       c.tokens = tokens;
     });
   }
-  /* 22 pairs of tiles by 256 tokens in rounds of 66: full ones, and ones with idle clusters. */
+  /* 22 pairs of tiles by 256 tokens in rounds of 66: full ones, and ones with idle clusters or
+   * without all their tokens. */
   const struct {
     int64_t tokens;
     const char* kernel;
-  } rounds[] = {{8192, panels}, {2048, panels}, {1024, rows64}, {768, panels}, {512, narrow}};
+  } rounds[] = {{8192, panels}, {2048, panels}, {1729, panels}, {1728, panels}, {1727, rows64},
+                {1024, rows64}, {768, panels},  {576, panels},  {575, narrow},  {512, narrow}};
   for (const auto& call : rounds) {
     expect_changed(call.kernel, "half of the blocks stored", [&](Call& c) {
       c.rows = 8192;

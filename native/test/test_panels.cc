@@ -4,6 +4,7 @@
 /* The panel copy's tables, taken apart again: every square once, at its place and in its order. */
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <tuple>
 
 #include "common/meta.h"
@@ -154,6 +155,88 @@ void check(const Matrix& m, int32_t side, const char* pattern) {
   EXPECT(int64_t{chunk} * kPanelUnit == layout.chunk_bytes, "%s: chunk bytes", what.c_str());
 }
 
+PanelPlan plan_of(const Matrix& m) {
+  const djlbsr_matrix view = m.view();
+  djlbsr_info info = decode(make_meta(view, DJLBSR_CUDA));
+  return plan_panels(view, info);
+}
+
+/* Equal rows stay neighbors; of unequal ones every consumer gets as many long ones. */
+void rows_of_consumers() {
+  Rng rng(5);
+  for (bool skewed : {false, true}) {
+    Matrix m(rng, 512, 64, 16, 16, DJLBSR_FLOAT16, "none");
+    m.crow.assign(1, 0);
+    std::vector<int32_t> cols(64);
+    std::iota(cols.begin(), cols.end(), 0);
+    const auto is_long = [&](int64_t block_row) { return skewed && block_row % 20 == 7; };
+    for (int64_t block_row = 0; block_row < 512; ++block_row) {
+      std::shuffle(cols.begin(), cols.end(), rng);
+      const int64_t count = is_long(block_row) ? 40 : 8;
+      m.col.insert(m.col.end(), cols.begin(), cols.begin() + count);
+      std::sort(m.col.end() - count, m.col.end());
+      m.crow.push_back(static_cast<int32_t>(m.col.size()));
+    }
+    m.values = Array(m.dtype, static_cast<int64_t>(m.col.size()) * 256);
+    const PanelPlan plan = plan_of(m);
+    int64_t fewest = 8;
+    int64_t most = 0;
+    for (size_t consumer = 0; consumer < 64; ++consumer) {
+      int64_t longs = 0;
+      for (size_t i = 0; i < 8; ++i) longs += is_long(plan.rows[consumer * 8 + i] / 16);
+      fewest = std::min(fewest, longs);
+      most = std::max(most, longs);
+    }
+    EXPECT(std::is_sorted(plan.rows.begin(), plan.rows.end()) != skewed, "%s rows are %s",
+           skewed ? "skewed" : "equal", skewed ? "neighbors" : "spread");
+    EXPECT(most - fewest <= 1, "a consumer has %lld long rows, another %lld", (long long)most,
+           (long long)fewest);
+  }
+}
+
+/* A pair with four times the squares costs more and goes first, but not four times: x is the same.
+ */
+void costs_of_pairs() {
+  Rng rng(6);
+  Matrix m(rng, 48, 32, 32, 32, DJLBSR_FLOAT16, "none");
+  m.crow.assign(1, 0);
+  for (int64_t block_row = 0; block_row < 48; ++block_row) {
+    for (int32_t col = 0; col < 32; col += block_row < 24 ? 4 : 1) m.col.push_back(col);
+    m.crow.push_back(static_cast<int32_t>(m.col.size()));
+  }
+  m.values = Array(m.dtype, static_cast<int64_t>(m.col.size()) * 1024);
+  const PanelPlan plan = plan_of(m);
+  EXPECT(plan.pairs.size() == 2 && plan.pairs[0].pair == 1, "the heavier pair is not the first");
+  EXPECT(plan.pairs[0].cost > plan.pairs[1].cost && plan.pairs[0].cost < 4 * plan.pairs[1].cost,
+         "pairs cost %d and %d", plan.pairs[0].cost, plan.pairs[1].cost);
+}
+
+/* What the kernel relies on: the first deal, whose result it knows, gives every cluster a tile. */
+void grids() {
+  Rng rng(7);
+  for (int i = 0; i < 2000; ++i) {
+    const Matrix m(rng, uniform(rng, 1, 100), uniform(rng, 1, 60), 16, 16, DJLBSR_FLOAT16,
+                   "banded");
+    const djlbsr_info info = decode(make_meta(m.view(), DJLBSR_CUDA));
+    const int64_t pairs = panel_layout(info).pair_count;
+    const int64_t tokens = uniform(rng, 1, 1 << uniform(rng, 1, 17));
+    const auto most = static_cast<int32_t>(uniform(rng, 1, 80));
+    const PanelGrid grid = panel_grid(info, tokens, 128, most);
+    EXPECT(grid.clusters >= 1 && grid.clusters <= most &&
+               grid.clusters <= pairs * grid.panel_token_tiles &&
+               grid.panel_token_tiles <= grid.token_tiles &&
+               grid.token_tiles == (tokens - 1) / 128 + 1 &&
+               (grid.clusters == most || grid.clusters == pairs * grid.token_tiles),
+           "%s, %lld tokens, %d clusters: %d clusters, panels of %d of %d token tiles",
+           m.describe().c_str(), (long long)tokens, most, grid.clusters, grid.panel_token_tiles,
+           grid.token_tiles);
+  }
+  /* 8 token tiles of 8192 columns are 16 MB. */
+  djlbsr_info info = decode(
+      make_meta(Matrix(rng, 512, 512, 16, 16, DJLBSR_FLOAT16, "banded").view(), DJLBSR_CUDA));
+  EXPECT(panel_grid(info, 8192, 128, 66).panel_token_tiles == 8, "panels of x have another size");
+}
+
 }  // namespace
 
 int main() {
@@ -181,5 +264,8 @@ int main() {
   check(Matrix(rng, 3, 3, 128, 64, DJLBSR_FLOAT16, "full"), 0, "full");
   check(Matrix(rng, 3, 3, 32, 32, DJLBSR_FLOAT32, "full"), 0, "full");
   check(Matrix(rng, 3, 3, 8, 16, DJLBSR_FLOAT16, "full"), 0, "full");
+  rows_of_consumers();
+  costs_of_pairs();
+  grids();
   return finish("test_panels");
 }

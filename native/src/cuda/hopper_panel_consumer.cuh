@@ -73,15 +73,16 @@ __device__ inline void multiply_squares(float (&sums)[kCount], uint32_t low, uin
 }
 
 /*
- * Multiplies a step's squares and calls release as soon as the step before is done with its stages:
- * when no more groups are open than this one's.
+ * Multiplies a step's squares of 16 and calls release as soon as the step before is done with its
+ * stages: when no more groups are open than this one's.
  */
 template <typename Element, typename Tile, int kCount, typename Release>
 __device__ inline void multiply_step(float (&sums)[kCount], uint32_t low, uint32_t high, uint32_t x,
                                      uint32_t square, const Release& release) {
+  static_assert(Tile::kBlock == 16, "low has the squares of the first half of the rows");
   constexpr int kHalf = Tile::kSquaresDown / 2;
   multiply_squares<Element, Tile, 0, kHalf>(sums, low, high, x, square);
-  wait_for_all_but(__popc(Tile::kBlock == 16 ? low : low >> (32 - kHalf * Tile::kSquaresAcross)));
+  wait_for_all_but(__popc(low));
   release();
   multiply_squares<Element, Tile, kHalf, 2 * kHalf>(sums, low, high, x, square);
 }
@@ -113,7 +114,6 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
    */
   constexpr bool kDrains = Tile::kBlock != 16;
   const int lane = threadIdx.x % 32;
-  const uint32_t rank = ptx::cluster_rank();
   const uint32_t own_header = warp_uniform(consumer * sizeof(PanelMask));
   /* Lanes 0 and 1 free a panel of x, in both CTAs. */
   const uint32_t lane_x_empty = ptx::address_in_cta(rings.x_empty(0), lane & 1);
@@ -136,7 +136,7 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
     do {
       const uint32_t chunk_full = rings.chunk_full(chunk_ring.stage);
       const uint32_t x_full = rings.x_full(x_ring.stage);
-      /* All lanes take one way: wgmma's wait is for whole warps. */
+      /* Both barriers tested together: mostly neither is late. */
       if (!__all_sync(~0u, ptx::mbarrier_test(chunk_full, chunk_ring.parity) &
                                ptx::mbarrier_test(x_full, x_ring.parity))) {
         ptx::mbarrier_wait(chunk_full, chunk_ring.parity);
@@ -178,7 +178,7 @@ __device__ inline void consume_panels(const PanelParams& p, const PanelRings<Til
     const int32_t token = panel_token<Tile>(p, queue.front());
     ptx::mbarrier_wait(rings.rows_full(queue.slot()), queue.parity());
     const PanelRows<Tile::kBlock> rows(
-        reinterpret_cast<const int32_t*>(rings.shared + Tile::kRows +
+        reinterpret_cast<const int32_t*>(rings.shared + Tile::kRowTables +
                                          queue.slot() * Tile::kRowBytes) +
         consumer * Tile::kSquaresDown);
     char* const buffer = rings.shared + Tile::kStores + consumer * Tile::kStoreBytes;

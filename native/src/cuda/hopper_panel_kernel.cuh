@@ -3,10 +3,12 @@
  *
  * The Hopper kernel for blocks that are cut into squares of 16, 32 or 64.
  *
- * One load of x a square would bind the rate at L2's. Here the rows of a tile, 384 (with squares of
- * 64: 192), share each panel of columns of x, and two CTAs of a cluster, on adjacent tiles, share
- * its load: each loads one half for both. The weight comes as chunks of the panel copy (panels.h),
- * each with masks that tell which squares it has. Three consumer warpgroups walk their masks.
+ * One load of x a square would bind the rate at L2's. Here the rows of a tile, up to 384 (with
+ * squares of 64: 192), share each panel of columns of x, and two CTAs of a cluster, on the tiles of
+ * a pair, share its load: each loads one half for both. The weight comes as chunks of the panel
+ * copy (panels.h), each with masks that tell which squares it has, and with a table of the rows,
+ * which need not be neighbors. Of each CTA one warp loads x, one the chunks, one deals the tiles
+ * (hopper_schedule.cuh), and three consumer warpgroups walk their masks.
  *
  * Squares of 16 and 32: a consumer holds 128 weight rows x 128 tokens of sums, with tokens on
  * wgmma's M and the rows of a square on its N. It takes all squares of a row, then those of the
@@ -65,6 +67,7 @@ __global__ void __launch_bounds__(kPanelThreads, 1)
     ptx::take_registers<160>();
     consume_panels<Element, Tile>(p, rings, queue, warpgroup - 1);
   }
+  __syncwarp();
   ptx::cluster_sync(); /* the other CTA may still load and arrive here */
 }
 

@@ -18,10 +18,10 @@ struct PanelRows {
   __device__ explicit PanelRows(const int32_t* rows, int first_row = 0)
       : of_squares(rows), first(first_row) {}
 
-  /* Of altered tables too the first of 8 rows of 16 bytes, or past the last row. */
+  /* Of altered tables too in a whole row of squares, or past the last one. */
   __device__ int32_t operator()(int row) const {
     const int32_t of_square = of_squares[(first + row) / kBlock];
-    return (max(of_square, 0) & ~7) + (first + row) % kBlock;
+    return (max(of_square, 0) & ~(kBlock - 1)) + (first + row) % kBlock;
   }
 };
 

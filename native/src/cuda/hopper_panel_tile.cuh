@@ -58,7 +58,6 @@ struct PanelTile {
   static constexpr int kCols = kShape.cols();
   static constexpr int kTokens = kRowsOnM ? 256 : 128;
   static constexpr int kHalves = 2; /* of tokens on wgmma's M, or on its N */
-  static constexpr int kTileRows = kShape.tile_rows();
   static constexpr int kConsumerRows = kShape.consumer_rows();
   static constexpr int kSquaresDown = kShape.squares_down();
   static constexpr int kSquaresAcross = kShape.squares_across();
@@ -87,8 +86,8 @@ struct PanelTile {
   /* Of the tiles in the slots of the queue. */
   static constexpr int kRowStride = kShape.place_stride();
   static constexpr int kRowBytes = kRowStride * 4;
-  static constexpr int kRows = kKeys + kMaxGrid * 4;
-  static constexpr int kRowBarriers = kRows + kQueueSlots * kRowBytes;
+  static constexpr int kRowTables = kKeys + kMaxGrid * 4;
+  static constexpr int kRowBarriers = kRowTables + kQueueSlots * kRowBytes;
   static constexpr int kSharedBytes = kRowBarriers + kQueueSlots * 8;
   static_assert(kSharedBytes <= 227 * 1024, "shared memory of a CTA");
   static_assert(kSquaresDown * kSquaresAcross * kSlotBytes <= kXStages * kXBytes, "as said above");
@@ -113,7 +112,9 @@ struct PanelRings {
   __device__ uint32_t chunk_empty(int stage) const {
     return chunk_full(Tile::kChunkStages + stage);
   }
-  __device__ uint32_t rows(int slot) const { return base + Tile::kRows + slot * Tile::kRowBytes; }
+  __device__ uint32_t rows(int slot) const {
+    return base + Tile::kRowTables + slot * Tile::kRowBytes;
+  }
   __device__ uint32_t rows_full(int slot) const { return base + Tile::kRowBarriers + slot * 8; }
   __device__ uint32_t flags(int stage) const { return base + Tile::kFlags + stage * 8; }
 };

@@ -15,7 +15,6 @@
 namespace djlbsr::cuda {
 namespace {
 
-constexpr int64_t kGroupBytes = 16 << 20; /* of x; more than half of L2 loses most of its rate */
 constexpr int kGatherThreads = 256;
 
 /* A warp a square: its rows from the values to the chunk, swizzled in units of 16 bytes. */
@@ -86,18 +85,16 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.row_count = static_cast<int32_t>(section.layout.pair_count);
   p.slices_per_row = 1;
   p.length_cost = 1;
-  p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
+  const PanelGrid grid =
+      panel_grid(info, args.tokens, Tile::kTokens, std::min(multiprocessors, kMaxGrid) / 2);
+  p.token_tiles = grid.token_tiles;
   p.token_halves = 2 * p.token_tiles;
-  const int clusters = std::min({p.row_count * p.token_tiles, multiprocessors / 2, kMaxGrid / 2});
-  /* All clusters have tiles of one panel of tokens at a time. */
-  p.panel_token_tiles =
-      static_cast<int32_t>(std::clamp<int64_t>(kGroupBytes / (info.cols * 2 * Tile::kTokens),
-                                               (clusters - 1) / p.row_count + 1, p.token_tiles));
+  p.panel_token_tiles = grid.panel_token_tiles;
   p.long_length = kNoRowIsLonger;
   p.narrow_length = kNoRowIsLonger;
 
   launch_overlapped<hopper_panel_kernel<Element, kBlock, kChunkSlots>>(
-      2 * clusters, 2, kPanelThreads, Tile::kSharedBytes, args.stream, &p);
+      2 * grid.clusters, 2, kPanelThreads, Tile::kSharedBytes, args.stream, &p);
 }
 
 }  // namespace

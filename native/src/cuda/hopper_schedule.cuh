@@ -1,14 +1,15 @@
 /*
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  *
- * Which CTA of a persistent Hopper kernel computes which tiles, and the pieces that hand them on;
- * first_token() is for all Hopper kernels.
+ * Which CTA, or cluster, of a persistent Hopper kernel computes which tiles, and the pieces that
+ * hand them on; first_token() is for all Hopper kernels.
  *
  * Tiles are ordered by panels of tokens whose x fits in half of L2, inside a panel by falling
- * number of stored blocks. Block-rows that would end long after all others go first, in all panels;
- * those that would outlast everything are cut to half tiles of tokens. A scheduler warp of every
- * CTA deals the tiles out, the longest to the CTA with the least work so far: all CTAs compute the
- * same deal, so that none has to tell another and no counter in global memory is needed.
+ * length of their row: the stored blocks of a block-row, or what a pair of tiles of panels.h costs.
+ * Block-rows that would end long after all others go first, in all panels; those that would outlast
+ * everything are cut to half tiles of tokens. A scheduler warp of every CTA deals the tiles out,
+ * the longest to the CTA or cluster with the least work so far: all compute the same deal, so that
+ * none has to tell another and no counter in global memory is needed.
  */
 #pragma once
 
@@ -32,6 +33,7 @@ constexpr int kHalfStepCost = 5;
 constexpr int kTileCost = 16;
 constexpr int kDealCost = 24; /* what all CTAs do while the scheduler deals once */
 
+/* A greater length than any. */
 constexpr int32_t kNoRowIsLonger = std::numeric_limits<int32_t>::max();
 
 /* What is dealt: tiles of some tokens by a slice of a row. Rows are ranked by falling length. */
@@ -57,7 +59,7 @@ struct ScheduleParams : DealParams {
   int32_t tokens;
 };
 
-/* Sets the last two, for so many CTAs; the others are set. */
+/* Sets long_length and narrow_length, for so many CTAs; the others are set. */
 inline void balance(ScheduleParams& p, int64_t ctas) {
   const auto blocks_of = [&](double cost) {
     return static_cast<int32_t>(std::clamp((cost - kTileCost) / p.length_cost, 0.0, 1e9));
@@ -176,9 +178,8 @@ struct TileQueue {
 
   __device__ explicit TileQueue(uint32_t address) : base(address) {}
   __device__ uint32_t slot() const { return count % kQueueSlots; }
-  __device__ uint32_t last_slot() const {
-    return (count - 1) % kQueueSlots;
-  } /* of what was popped */
+  /* Of what was popped last. */
+  __device__ uint32_t last_slot() const { return (count - 1) % kQueueSlots; }
   __device__ uint32_t full() const { return base + slot() * 8; }
   __device__ uint32_t empty() const { return full() + kQueueSlots * 8; }
   __device__ uint32_t place() const { return full() + 2 * kQueueSlots * 8; }

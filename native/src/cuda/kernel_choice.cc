@@ -144,13 +144,14 @@ bool few_slices_of_32(const djlbsr_info& info, int64_t tokens) {
 
 /*
  * Where hopper_panels is for a weight with squares of 64: its clusters compute their tiles, of 384
- * rows x 256 tokens, in rounds, of which the last must not leave many of them idle.
+ * rows x 256 tokens, in rounds, of which a quarter may be idle clusters and tokens that there are
+ * not.
  */
 bool fills_rounds_of_64(const djlbsr_info& info, const djlbsr_linear_args& args) {
   constexpr int64_t kClusters = 66;
-  const int64_t tiles = ((info.rows - 1) / 384 + 1) * ((args.tokens - 1) / 256 + 1);
-  const int64_t rounds = (tiles - 1) / kClusters + 1;
-  return args.tokens > 64 && 5 * tiles >= 4 * kClusters * rounds;
+  const int64_t row_tiles = (info.rows - 1) / 384 + 1;
+  const int64_t rounds = (row_tiles * ((args.tokens - 1) / 256 + 1) - 1) / kClusters + 1;
+  return args.tokens > 64 && 4 * row_tiles * args.tokens >= 3 * kClusters * rounds * 256;
 }
 
 /*

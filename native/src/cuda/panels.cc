@@ -21,6 +21,9 @@ constexpr double kLongChunksPay = 0.25;
 constexpr int64_t kSkewed = 2;
 constexpr double kSpreadingPays = 0.95;
 
+/* Of x that the clusters read at a time; more than half of L2 loses most of its rate. */
+constexpr int64_t kXBytes = 16 << 20;
+
 int64_t align(int64_t offset) { return (offset + kPanelUnit - 1) / kPanelUnit * kPanelUnit; }
 
 int64_t square_count(const djlbsr_info& info, int32_t block) {
@@ -265,6 +268,17 @@ PanelShape panel_shape(const djlbsr_info& info) {
                              (info.block_cols / shape.block) *
                              (shape.slot_bytes() + shape.header_bytes());
   return most_bytes / kPanelUnit < std::numeric_limits<int32_t>::max() ? shape : PanelShape{};
+}
+
+PanelGrid panel_grid(const djlbsr_info& info, int64_t tokens, int32_t tile_tokens,
+                     int32_t most_clusters) {
+  const int64_t pairs = panel_layout(info).pair_count;
+  const int64_t token_tiles = divide_up(tokens, tile_tokens);
+  const int64_t clusters = std::min<int64_t>(pairs * token_tiles, most_clusters);
+  const int64_t panel = std::clamp<int64_t>(kXBytes / (info.cols * 2 * tile_tokens),
+                                            divide_up(clusters, pairs), token_tiles);
+  return {static_cast<int32_t>(clusters), static_cast<int32_t>(token_tiles),
+          static_cast<int32_t>(panel)};
 }
 
 PanelPlan plan_panels(const djlbsr_matrix& matrix, djlbsr_info& info) {

@@ -140,6 +140,17 @@ struct PanelPlan {
   std::vector<PanelSource> sources;
 };
 
+/* How a call is cut for hopper_panel_kernel.cuh. */
+struct PanelGrid {
+  int32_t clusters;
+  int32_t token_tiles;
+  /* Token tiles whose x shall stay in L2; at first every cluster gets a tile of them. */
+  int32_t panel_token_tiles;
+};
+
+PanelGrid panel_grid(const djlbsr_info& info, int64_t tokens, int32_t tile_tokens,
+                     int32_t most_clusters);
+
 /*
  * Plans the panel copy of a validated matrix and writes its sizes to info, which has the matrix's
  * own, its dtype and its device. O(squares * log squares).

@@ -5,6 +5,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstring>
+#include <limits>
 #include <memory>
 
 #include "cuda/kernel_choice.h"
@@ -127,6 +129,19 @@ inline void apply_altered_bytes(Rng& rng, const CudaPacked& packed,
         djlbsr_update_values(&packed.meta, packed.bytes->get(), values.get(), nullptr) == DJLBSR_OK,
         "%s", djlbsr_last_error());
     CUDA(cudaDeviceSynchronize());
+  }
+  /* Words that, as a row of W, lie past the last one or have rows of their square there. */
+  const auto rows = static_cast<int32_t>(packed.info.rows);
+  for (int32_t word : {std::numeric_limits<int32_t>::max(), rows - 8, rows - 1, -8}) {
+    for (bool everywhere : {true, false}) {
+      std::vector<int32_t> junk(static_cast<size_t>(bytes / 4));
+      std::memcpy(junk.data(), original.data(), 4 * junk.size());
+      const int64_t begin = everywhere ? 0 : uniform(rng, 0, bytes / 4 - 1);
+      std::fill(junk.begin() + begin, junk.end(), word);
+      CUDA(cudaMemcpy(packed.bytes->get(), junk.data(), 4 * junk.size(), cudaMemcpyHostToDevice));
+      run(packed, args);
+      CUDA(cudaDeviceSynchronize());
+    }
   }
 }
 

@@ -126,6 +126,14 @@ void integers() {
     }
     equals_other(rng, Matrix(rng, 29, 20, 64, 64, dtype, "random", 0.5), 700, DJLBSR_NONE,
                  "pairs of tiles");
+    /* More tiles than the queue of a cluster holds. */
+    for (int64_t side : {16, 32, 64}) {
+      const int64_t tile_tokens = side == 64 ? 256 : 128;
+      equals_other(rng, Matrix(rng, 2, 3, side, side, dtype, "full"), tile_tokens * 66 * 9 + 5,
+                   DJLBSR_NONE, "many tiles a cluster");
+      equals_other(rng, Matrix(rng, 2500 / side, 8, side, side, dtype, "heavy row", 0.7),
+                   tile_tokens * 66 + 5, DJLBSR_NONE, "several tiles a cluster, skewed");
+    }
   }
 }
 
