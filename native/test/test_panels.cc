@@ -172,7 +172,7 @@ void rows_of_consumers() {
     const auto is_long = [&](int64_t block_row) { return skewed && block_row % 20 == 7; };
     for (int64_t block_row = 0; block_row < 512; ++block_row) {
       std::shuffle(cols.begin(), cols.end(), rng);
-      const int64_t count = is_long(block_row) ? 40 : 8;
+      const int64_t count = is_long(block_row) ? 60 : 4;
       m.col.insert(m.col.end(), cols.begin(), cols.begin() + count);
       std::sort(m.col.end() - count, m.col.end());
       m.crow.push_back(static_cast<int32_t>(m.col.size()));
