@@ -226,6 +226,30 @@ void supported() {
 #endif
 }
 
+/* Where tiles are of six tokens they read rows of x, of which blocks read whole lines and which are
+ * not much. */
+void rows_of_x() {
+  const bool of_six = plan(768, 3072, 32, 32, 0.125, 64).tile_tokens == 6;
+  const struct {
+    int64_t cols, block_rows, block_cols, tokens;
+    int64_t most; /* rows of x that a tile reads, where there are tiles of six */
+    bool copies;
+  } cases[] = {{3072, 32, 32, 64, 6, false},  {3072, 32, 32, 63, 6, true},
+               {3072, 32, 32, 256, 6, false}, {3072, 32, 32, 257, 4, true},
+               {3072, 32, 8, 64, 4, true},    {3072, 16, 16, 64, 6, false}};
+  for (const auto& c : cases) {
+    const Plan p = plan(768, c.cols, c.block_rows, c.block_cols, 0.125, c.tokens);
+    if (p.algorithm != Algorithm::kRowsInLanes) continue; /* 16x16 with AVX-512 */
+    EXPECT(p.rows_of_x == (of_six ? c.most : 4) && (p.tile_floats > 0) == (c.copies || !of_six),
+           "%lldx%lld, %lld tokens: tiles of up to %lld read rows of x, %lld floats are copied",
+           (long long)c.block_rows, (long long)c.block_cols, (long long)c.tokens,
+           (long long)p.rows_of_x, (long long)p.tile_floats);
+  }
+  const bool expected = djlbsr::cpu::active_isa() == djlbsr::cpu::Isa::kAvx2 ||
+                        djlbsr::cpu::active_isa() == djlbsr::cpu::Isa::kPortable;
+  EXPECT(of_six == expected, "this ISA has %stiles of six tokens", of_six ? "" : "no ");
+}
+
 }  // namespace
 
 int main() {
@@ -235,5 +259,6 @@ int main() {
   large_weights();
   strip_kernels();
   supported();
+  rows_of_x();
   return finish("test_plan");
 }
