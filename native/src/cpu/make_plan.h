@@ -141,10 +141,12 @@ constexpr int64_t kMostTilesOfList = div_up(512, kSingleTokens);
  */
 inline int64_t single_rows_tokens(const Weight& w, const djlbsr_linear_args& args) {
   const int64_t threads = max_of(1, args.threads);
+  const int64_t fewest = max_of(1, div_up(args.tokens, kMostTilesOfList * kSingleTokens));
+  const int64_t most = max_of(div_up(args.tokens, kSingleTokens),
+                              min_of(div_up(args.tokens, Vec::kLanes), threads));
   int64_t best = kSingleTokens;
-  double least = 0;
-  for (int64_t most = 1; most <= kMostTilesOfList; ++most) {
-    const int64_t ranges = max_of(1, div_up(args.tokens, most * kSingleTokens));
+  double least = -1;
+  for (int64_t ranges = fewest; ranges <= most; ++ranges) {
     const int64_t tokens = max_of(1, round_up(div_up(args.tokens, ranges), Vec::kLanes));
     const int64_t parts = div_up(threads, ranges);
     const auto blocks = static_cast<double>(w.nnzb) / static_cast<double>(parts);
@@ -153,7 +155,7 @@ inline int64_t single_rows_tokens(const Weight& w, const djlbsr_linear_args& arg
     const double cost = static_cast<double>(div_up(ranges * parts, threads)) *
                         ((vectors + tiles) * blocks * static_cast<double>(w.block_cols) +
                          vectors * 8 * static_cast<double>(w.cols) + 14 * blocks);
-    if (most == 1 || cost < least) {
+    if (least < 0 || cost < least) {
       least = cost;
       best = tokens;
     }
