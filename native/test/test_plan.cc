@@ -226,6 +226,18 @@ void supported() {
 #endif
 }
 
+/* Threads that share tokens each transpose them: with few blocks a task has fewer tokens. */
+void tokens_of_single_rows() {
+  const auto tokens = [](double density, int32_t threads) {
+    const Plan p = plan(768, 3072, 1, 16, density, 64, DJLBSR_FLOAT32, threads);
+    EXPECT(p.algorithm == Algorithm::kSingleRows, "another kernel serves 64 tokens of 1x16");
+    return p.task_tokens;
+  };
+  EXPECT(tokens(0.05, 1) >= 64 && tokens(0.05, 16) < 64, "tasks of %lld and %lld tokens",
+         (long long)tokens(0.05, 1), (long long)tokens(0.05, 16));
+  EXPECT(tokens(0.5, 16) > tokens(0.05, 16), "as many tokens with ten times the blocks");
+}
+
 /* Where tiles are of six tokens they read rows of x, of which blocks read whole lines and which are
  * not much. */
 void rows_of_x() {
@@ -259,6 +271,7 @@ int main() {
   large_weights();
   strip_kernels();
   supported();
+  tokens_of_single_rows();
   rows_of_x();
   return finish("test_plan");
 }

@@ -136,14 +136,15 @@ constexpr int64_t kMostTilesOfList = div_up(512, kSingleTokens);
 
 /*
  * Tokens of a task of single rows, which transposes its x and lists its blocks for itself: those
- * with which all threads are done first. Costs are in multiply-adds: for each element one a vector
- * of tokens and one more a tile, about 8 to transpose a vector, 14 to list a block.
+ * with which all threads are done first, in at most as many ranges as there are threads or tiles.
+ * Costs are in multiply-adds: for each element one a vector of tokens and one more a tile, about 8
+ * to transpose a vector, 14 to list a block.
  */
 inline int64_t single_rows_tokens(const Weight& w, const djlbsr_linear_args& args) {
   const int64_t threads = max_of(1, args.threads);
   const int64_t fewest = max_of(1, div_up(args.tokens, kMostTilesOfList * kSingleTokens));
-  const int64_t most = max_of(div_up(args.tokens, kSingleTokens),
-                              min_of(div_up(args.tokens, Vec::kLanes), threads));
+  const int64_t most =
+      max_of(div_up(args.tokens, kSingleTokens), min_of(div_up(args.tokens, Vec::kLanes), threads));
   int64_t best = kSingleTokens;
   double least = -1;
   for (int64_t ranges = fewest; ranges <= most; ++ranges) {
