@@ -85,8 +85,8 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.row_count = static_cast<int32_t>(section.layout.pair_count);
   p.slices_per_row = 1;
   p.length_cost = 1;
-  const PanelGrid grid =
-      panel_grid(info, args.tokens, Tile::kTokens, std::min(multiprocessors, kMaxGrid) / 2);
+  const PanelGrid grid = panel_grid(section.layout.pair_count, info.cols, args.tokens,
+                                    Tile::kTokens, std::min(multiprocessors, kMaxGrid) / 2);
   p.token_tiles = grid.token_tiles;
   p.token_halves = 2 * p.token_tiles;
   p.panel_token_tiles = grid.panel_token_tiles;

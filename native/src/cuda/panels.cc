@@ -4,6 +4,7 @@
 #include "cuda/panels.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <numeric>
 
@@ -11,7 +12,7 @@ namespace djlbsr::cuda {
 namespace {
 
 /* Stored share of the blocks from which 64 x 64 blocks gain by sharing x between block-rows: on an
- * H100 from 0.4 on, on an H200, whose L2 is faster, near 0.5. */
+ * H100 from 0.4 on, on an H200, whose L2 is faster, from 0.46 on. */
 constexpr double kSharingPays = 0.45;
 /* The same from which chunks of 28 KB pay for the stage of x that their memory costs. */
 constexpr double kLongChunksPay = 0.25;
@@ -32,8 +33,12 @@ int64_t square_count(const djlbsr_info& info, int32_t block) {
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+int64_t pair_count(const djlbsr_info& info, const PanelShape& shape) {
+  return divide_up(info.rows, 2 * shape.tile_rows());
+}
+
 int64_t row_place_count(const djlbsr_info& info, const PanelShape& shape) {
-  return divide_up(info.rows, 2 * shape.tile_rows()) * 2 * shape.place_stride();
+  return pair_count(info, shape) * 2 * shape.place_stride();
 }
 
 /* A square of a tile: its panel, its place there, and its source. */
@@ -101,12 +106,20 @@ std::vector<Square> squares_of(const djlbsr_info& info, const djlbsr_matrix& mat
   return squares;
 }
 
+using PairSquares = std::array<std::vector<Square>, 2>; /* of its tiles */
+
+PairSquares squares_of_pair(const djlbsr_info& info, const djlbsr_matrix& matrix, int64_t pair,
+                            const PanelShape& shape, const std::vector<int32_t>& places) {
+  return {squares_of(info, matrix, 2 * pair, shape, places),
+          squares_of(info, matrix, 2 * pair + 1, shape, places)};
+}
+
 /* The squares of a pair's tiles in one panel, begin and end of each. */
 using PairPanel = Square* [2][2];
 
 /* Calls visit(panel, PairPanel) for every panel in which the pair has a square. */
 template <typename Visit>
-void for_panels(std::vector<Square> (&tiles)[2], const Visit& visit) {
+void for_panels(PairSquares& tiles, const Visit& visit) {
   constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
   Square* ends[2] = {tiles[0].data() + tiles[0].size(), tiles[1].data() + tiles[1].size()};
   PairPanel part = {{nullptr, tiles[0].data()}, {nullptr, tiles[1].data()}};
@@ -137,7 +150,8 @@ int64_t tile_cycles(const PanelShape& shape, const Square* begin, const Square* 
   return std::max(460 * steps + of_consumer * *std::max_element(squares, squares + kPanelConsumers),
                   350 + of_tile * (end - begin));
 }
-/* A unit of hopper_schedule.cuh, of which 24 take 2 us. */
+
+/* The schedule's unit of cost: kDealCost of them, in hopper_schedule.cuh, take 2 us. */
 constexpr int64_t kCyclesOfCost = 146;
 
 /* Cycles of a pair in a panel, whose tiles wait for each other. */
@@ -149,9 +163,8 @@ int64_t pair_cycles(const PanelShape& shape, const PairPanel& part) {
 int64_t total_cycles(const djlbsr_info& info, const djlbsr_matrix& matrix, const PanelShape& shape,
                      const std::vector<int32_t>& places) {
   int64_t cycles = 0;
-  for (int64_t pair = 0; pair < divide_up(info.rows, 2 * shape.tile_rows()); ++pair) {
-    std::vector<Square> tiles[2] = {squares_of(info, matrix, 2 * pair, shape, places),
-                                    squares_of(info, matrix, 2 * pair + 1, shape, places)};
+  for (int64_t pair = 0; pair < pair_count(info, shape); ++pair) {
+    PairSquares tiles = squares_of_pair(info, matrix, pair, shape, places);
     for_panels(tiles, [&](int32_t, PairPanel& part) { cycles += pair_cycles(shape, part); });
   }
   return cycles;
@@ -232,7 +245,7 @@ PanelLayout panel_layout(const djlbsr_info& info) {
   PanelLayout layout = {};
   if (info.panel_block == 0) return layout;
   const PanelShape shape = panel_shape(info);
-  layout.pair_count = divide_up(info.rows, 2 * shape.tile_rows());
+  layout.pair_count = pair_count(info, shape);
   layout.squares = square_count(info, info.panel_block);
   layout.chunk_bytes =
       int64_t{info.panel_steps} * shape.header_bytes() + layout.squares * shape.slot_bytes();
@@ -270,12 +283,11 @@ PanelShape panel_shape(const djlbsr_info& info) {
   return most_bytes / kPanelUnit < std::numeric_limits<int32_t>::max() ? shape : PanelShape{};
 }
 
-PanelGrid panel_grid(const djlbsr_info& info, int64_t tokens, int32_t tile_tokens,
+PanelGrid panel_grid(int64_t pairs, int64_t cols, int64_t tokens, int32_t tile_tokens,
                      int32_t most_clusters) {
-  const int64_t pairs = panel_layout(info).pair_count;
   const int64_t token_tiles = divide_up(tokens, tile_tokens);
   const int64_t clusters = std::min<int64_t>(pairs * token_tiles, most_clusters);
-  const int64_t panel = std::clamp<int64_t>(kXBytes / (info.cols * 2 * tile_tokens),
+  const int64_t panel = std::clamp<int64_t>(kXBytes / (cols * 2 * tile_tokens),
                                             divide_up(clusters, pairs), token_tiles);
   return {static_cast<int32_t>(clusters), static_cast<int32_t>(token_tiles),
           static_cast<int32_t>(panel)};
@@ -288,8 +300,6 @@ PanelPlan plan_panels(const djlbsr_matrix& matrix, djlbsr_info& info) {
   info.panel_entries = 0;
   info.panel_steps = 0;
   if (shape.block == 0) return plan;
-  const int64_t pairs = divide_up(info.rows, 2 * shape.tile_rows());
-
   const std::vector<int32_t> places = choose_places(info, matrix, shape);
   for (int32_t row : places) {
     plan.rows.push_back(row < 0 ? static_cast<int32_t>(info.rows) : row * shape.block);
@@ -298,9 +308,8 @@ PanelPlan plan_panels(const djlbsr_matrix& matrix, djlbsr_info& info) {
   StepWriter writer(shape, plan);
   std::vector<int32_t> step_counts[2];
   std::vector<std::vector<Square>> odd_tiles;
-  for (int64_t pair = 0; pair < pairs; ++pair) {
-    std::vector<Square> tiles[2] = {squares_of(info, matrix, 2 * pair, shape, places),
-                                    squares_of(info, matrix, 2 * pair + 1, shape, places)};
+  for (int64_t pair = 0; pair < pair_count(info, shape); ++pair) {
+    PairSquares tiles = squares_of_pair(info, matrix, pair, shape, places);
     const auto begin = static_cast<int32_t>(plan.entries.size());
     int64_t cycles = 0;
     for_panels(tiles, [&](int32_t panel, PairPanel& part) {

@@ -140,7 +140,7 @@ struct PanelPlan {
   std::vector<PanelSource> sources;
 };
 
-/* How a call is cut for hopper_panel_kernel.cuh. */
+/* How hopper_panel_kernel.cuh cuts a call of a weight of so many pairs and columns. */
 struct PanelGrid {
   int32_t clusters;
   int32_t token_tiles;
@@ -148,7 +148,7 @@ struct PanelGrid {
   int32_t panel_token_tiles;
 };
 
-PanelGrid panel_grid(const djlbsr_info& info, int64_t tokens, int32_t tile_tokens,
+PanelGrid panel_grid(int64_t pairs, int64_t cols, int64_t tokens, int32_t tile_tokens,
                      int32_t most_clusters);
 
 /*
