@@ -50,17 +50,19 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.token_tiles = static_cast<int32_t>((args.tokens - 1) / Tile::kTokens + 1);
   p.token_halves = static_cast<int32_t>((args.tokens - 1) / (Tile::kTokens / 2) + 1);
   const int slices = p.row_count * p.slices_per_row;
-  const int ctas = std::min(multiprocessors, kMaxGrid);
+  const int ctas = std::max(std::min(multiprocessors, kMaxGrid) / 2 * 2, 2);
   const int64_t token_tile_bytes = info.cols * 2 * Tile::kTokens;
   const int64_t panel =
       std::max(panel_bytes(kTileRows) / token_tile_bytes,
                std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes));
   p.panel_token_tiles = static_cast<int32_t>(std::clamp<int64_t>(panel, 1, p.token_tiles));
   const int tiles = slices * p.token_tiles;
-  balance(p, ctas);
+  /* All are cut where there are CTAs for twice the tiles, else a last one that is half empty. */
+  p.wide_token_tiles = tiles <= ctas ? 0 : p.token_halves / 2;
+  p.long_length = long_length(p, ctas);
+  p.split_length = split_length(p, ctas, Tile::kTokens);
 
-  /* Of half tiles, if need be. */
-  launch_overlapped<hopper_kernel<Element, kTileRows>>(std::min(2 * tiles, ctas), 1, kHopperThreads,
+  launch_overlapped<hopper_kernel<Element, kTileRows>>(std::min(2 * tiles, ctas), 2, kHopperThreads,
                                                        Tile::kSharedBytes, args.stream, &p);
 }
 

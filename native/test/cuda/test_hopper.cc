@@ -49,6 +49,25 @@ void shapes(bool quick) {
   }
 }
 
+/* One block-row is far longer than the others: the CTAs of a cluster share its tiles. */
+Matrix split_row(Rng& rng, int64_t block_rows, int32_t dtype) {
+  return Matrix(rng, 16, 30, block_rows, 64, dtype, "heavy row", 0.05);
+}
+
+void split_tiles(bool quick) {
+  Rng rng(2);
+  int32_t activation = 0;
+  for (int64_t block_rows : {64, 128, 192}) {
+    for (int32_t dtype : {DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
+      for (int64_t tokens : {1, 65, 128, 300, 700, 1500}) {
+        if (quick && tokens != 300) continue;
+        Matrix m = split_row(rng, block_rows, dtype);
+        check(rng, m, Case{tokens, 0, 8, true, activation++ % 5}, "heavy row");
+      }
+    }
+  }
+}
+
 /*
  * Sums of small integers are exact in any order: all kernels must give the same bits. An x that is
  * not aligned to 16 bytes gets another one.
@@ -105,12 +124,16 @@ void integers() {
                  "several tiles a CTA, skewed");
     equals_other(rng, Matrix(rng, 20, 128, 128, 64, dtype, "random", 0.1), 2400, DJLBSR_NONE,
                  "several panels");
-    /* Long block-rows go first in all panels, and are cut to half tiles of tokens. */
+    /* Long block-rows go first in all panels, and the CTAs of a cluster share their tiles. */
     for (int64_t rows : {64, 128}) {
       equals_other(rng, Matrix(rng, 12, 128, rows, 64, dtype, "heavy row", 0.05), 1400, DJLBSR_NONE,
                    "several panels, skewed");
       equals_other(rng, Matrix(rng, 40, 60, rows, 64, dtype, "heavy row", 0.05), 1100, DJLBSR_RELU,
                    "half tiles, skewed");
+    }
+    for (int64_t rows : {192, 256}) {
+      equals_other(rng, split_row(rng, rows, dtype), 12000, DJLBSR_NONE,
+                   "several split tiles a cluster");
     }
     equals_other(rng, Matrix(rng, 1030, 3, 64, 64, dtype, "random"), 64, DJLBSR_NONE,
                  "more block-rows than have lengths in shared memory");
@@ -169,6 +192,10 @@ void deterministic() {
                           DJLBSR_SILU);
     }
   }
+  for (int64_t block_rows : {64, 128}) {
+    const Matrix m = split_row(rng, block_rows, DJLBSR_FLOAT16);
+    check_deterministic(rng, m, 1500, {1, 64, 200, 300, 700, 1024, 1500}, 0, DJLBSR_NONE);
+  }
   /* Pieces of 128 tokens, and of 64 with either number of stages, by the same kernel. */
   for (int64_t side : {16, 32}) {
     const Matrix m(rng, 4096 / side, 6400 / side, side, side, DJLBSR_FLOAT16, "random", 0.35);
@@ -192,6 +219,7 @@ void altered_packed_bytes() {
       alter(Matrix(rng, blocks, 2 * blocks - 1, block[0], block[1], DJLBSR_FLOAT16, "full"), 70);
     }
   }
+  for (int64_t block_rows : {64, 128}) alter(split_row(rng, block_rows, DJLBSR_FLOAT16), 300);
   /* More tiles than multiprocessors: hopper_narrow takes the block-rows by length. */
   alter(Matrix(rng, 200, 1, 64, 64, DJLBSR_FLOAT16, "full"), 256);
 }
@@ -205,6 +233,7 @@ int main(int argc, char** argv) {
   }
   const bool quick = argc > 1 && std::strcmp(argv[1], "quick") == 0;
   shapes(quick);
+  split_tiles(quick);
   altered_packed_bytes();
   if (!quick) {
     integers();
