@@ -36,6 +36,7 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.block_rows = static_cast<int32_t>(info.block_rows);
   p.block_cols = static_cast<int32_t>(info.block_cols);
   p.row_count = static_cast<int32_t>(info.rows / info.block_rows);
+  p.most_blocks = p.cols / p.block_cols;
   p.nnzb = static_cast<int32_t>(info.nnzb);
   p.length_cost = ((p.block_cols - 1) / Fp32Terms::kStepCols + 1) * kStepCost;
   p.slices_per_row = p.block_rows / Tile::kRows;

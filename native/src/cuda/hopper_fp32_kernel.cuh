@@ -73,8 +73,8 @@ struct Fp32Tile {
   static constexpr int kSharedBytes = kKeys + kMaxGrid * 4;
   static_assert(kSharedBytes <= 227 * 1024, "shared memory of a CTA");
 
-  __device__ static int32_t steps(const ScheduleParams& p, const TileWork& work) {
-    return (work.blocks(p) * (p.block_cols / kPieceCols) + kPieces - 1) / kPieces;
+  __device__ static int32_t steps(const ScheduleParams& p, const BlockRange& range) {
+    return (range.count * (p.block_cols / kPieceCols) + kPieces - 1) / kPieces;
   }
 };
 
@@ -83,27 +83,27 @@ __device__ inline void produce(const Fp32Params& p, TileQueue queue, uint32_t st
                                uint32_t empty) {
   const int lane = threadIdx.x % 32;
   const int32_t last_start = p.cols - p.block_cols;
-  const auto load_starts = [&](const TileWork& work, int32_t base) {
+  const auto load_starts = [&](const BlockRange& range, int32_t base) {
     const int32_t block = base + lane;
-    return block < work.blocks(p) ? __ldg(p.col_start + work.first(p) + block) : 0;
+    return block < range.count ? __ldg(p.col_start + range.first + block) : 0;
   };
   Ring<Tile::kStages> ring;
   TilePlace tile = queue.pop();
   TileWork work = work_of<Tile>(p, tile);
-  int32_t starts = load_starts(work, 0);
   while (!tile.last()) {
+    const BlockRange range = work.range(p);
+    int32_t starts = load_starts(range, 0);
     TileWork next;
     const auto look_ahead = [&] {
       tile = queue.pop();
       next = work_of<Tile>(p, tile);
     };
-    const int32_t blocks = work.blocks(p);
-    const int32_t steps = Tile::steps(p, work);
+    const int32_t steps = Tile::steps(p, range);
     /* Of this slice in step after step. */
     const int64_t slice_bytes = Fp32Terms::kTerms * Tile::kTermBytes;
     const char* terms =
         p.terms +
-        slice_bytes * (Fp32Terms::first_step(work.first(p), work.block_row(p), p.block_cols) *
+        slice_bytes * (Fp32Terms::first_step(range.first, range.block_row, p.block_cols) *
                            p.slices_per_row +
                        work.row_in_block / Tile::kRows);
     int32_t block = 0;
@@ -122,7 +122,7 @@ __device__ inline void produce(const Fp32Params& p, TileQueue queue, uint32_t st
         const int32_t start = clamp(__shfl_sync(~0u, starts, block % 32), 0, last_start);
         if (lane == 0) {
           /* Past the last block a piece lies outside x: zeros, as its terms are. */
-          const bool exists = Tile::kPieces == 1 || block < blocks;
+          const bool exists = Tile::kPieces == 1 || block < range.count;
           ptx::load_box(stage + piece * Tile::kXPieceBytes, &p.x, exists ? start + col : p.cols,
                         work.token, barrier);
         }
@@ -130,7 +130,7 @@ __device__ inline void produce(const Fp32Params& p, TileQueue queue, uint32_t st
         if (col >= p.block_cols) {
           col = 0;
           ++block;
-          if (block % 32 == 0) starts = load_starts(work, block);
+          if (block % 32 == 0) starts = load_starts(range, block);
         }
       }
       __syncwarp();
@@ -139,7 +139,6 @@ __device__ inline void produce(const Fp32Params& p, TileQueue queue, uint32_t st
     }
     if (steps == 0) look_ahead();
     work = next;
-    starts = load_starts(work, 0);
   }
 }
 
@@ -200,10 +199,10 @@ __device__ inline void multiply(float (&sums)[Tile::kSums], const Fp32Operand<Ti
 __device__ __noinline__ float plain_sum(const Fp32Params& p, const TileWork& work,
                                         int32_t row_in_block, int32_t token) {
   float sum = 0.0f;
-  const int32_t first = work.first(p);
-  const int32_t blocks = work.blocks(p);
+  const BlockRange range = work.range(p);
   const float* const x = p.plain_x + token * p.x_stride;
-  for (int32_t i = first; i < first + blocks && !isnan(sum); ++i) { /* NaN stays NaN */
+  const int32_t end = range.first + range.count;
+  for (int32_t i = range.first; i < end && !isnan(sum); ++i) { /* NaN stays NaN */
     const float* const block_x = x + clamp(p.col_start[i], 0, p.cols - p.block_cols);
     const float* const w =
         p.plain_values + (int64_t{i} * p.block_rows + row_in_block) * p.block_cols;
@@ -218,7 +217,7 @@ __device__ inline void store(const Fp32Params& p, float (&sums)[Tile::kHalves * 
                              const TileWork& work, int32_t token) {
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x % kWarpgroup / 32;
-  const int32_t first_row = work.block_row(p) * p.block_rows + work.row_in_block;
+  const int32_t first_row = work.range(p).block_row * p.block_rows + work.row_in_block;
   const int lane_row = lane % 4 * 2;
   const int lane_token = warp * 16 + lane / 4;
 
@@ -288,7 +287,7 @@ __device__ inline void consume(const Fp32Params& p, TileQueue queue, const char*
   TilePlace tile = queue.pop();
   TileWork work = work_of<Tile>(p, tile);
   while (!tile.last()) {
-    const int32_t steps = Tile::steps(p, work);
+    const int32_t steps = Tile::steps(p, work.range(p));
     float sums[Tile::kHalves * kSums];
 #pragma unroll
     for (float& sum : sums) sum = 0.0f;

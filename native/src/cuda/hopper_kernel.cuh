@@ -141,29 +141,29 @@ __device__ inline void produce(const HopperParams& p, TileQueue queue, Exchange 
                                uint32_t stages, uint32_t full, uint32_t empty) {
   const int lane = threadIdx.x % 32;
   const int32_t last_start = p.cols - p.block_cols;
-  const auto load_starts = [&](const TileWork& work, int32_t base) {
+  const auto load_starts = [&](const BlockRange& range, int32_t base) {
     const int32_t block = base + lane;
-    return block < work.blocks(p) ? __ldg(p.col_start + work.first(p) + block) : 0;
+    return block < range.count ? __ldg(p.col_start + range.first + block) : 0;
   };
   Ring<Tile::kStages> ring;
   TilePlace tile = queue.pop();
   TileWork work = work_of<Tile>(p, tile);
-  int32_t starts = load_starts(work, 0);
   while (!tile.last()) {
+    const BlockRange range = work.range(p);
+    int32_t starts = load_starts(range, 0);
     /* Not before this tile is on its way: at the start the scheduler is still dealing the next. */
     TileWork next;
     const auto look_ahead = [&] {
       tile = queue.pop();
       next = work_of<Tile>(p, tile);
     };
-    const int32_t blocks = work.blocks(p);
     const int32_t tokens = min(Tile::kTokens >> work.narrow, p.tokens);
     const int32_t boxes = (tokens - 1) / Tile::kXBoxTokens + 1;
     const uint32_t stage_bytes = Tile::kValueBytes + boxes * Tile::kXBoxBytes;
-    for (int32_t i = 0; i < blocks; ++i) {
-      if (i > 0 && i % 32 == 0) starts = load_starts(work, i);
+    for (int32_t i = 0; i < range.count; ++i) {
+      if (i > 0 && i % 32 == 0) starts = load_starts(range, i);
       const int32_t start = clamp(__shfl_sync(~0u, starts, i % 32), 0, last_start);
-      const int32_t row = (work.first(p) + i) * p.block_rows + work.row_in_block;
+      const int32_t row = (range.first + i) * p.block_rows + work.row_in_block;
       for (int32_t col = 0; col < p.block_cols; col += kStepCols) {
         ptx::mbarrier_wait(empty + ring.stage * 8, ring.parity ^ 1);
         if (lane == 0) {
@@ -181,9 +181,9 @@ __device__ inline void produce(const HopperParams& p, TileQueue queue, Exchange 
         __syncwarp();
         ring.advance();
       }
-      if (i == blocks / 2) look_ahead();
+      if (i == range.count / 2) look_ahead();
     }
-    if (blocks == 0) {
+    if (range.count == 0) {
       if constexpr (Tile::kStoresFromStage) { /* the consumers need one nevertheless */
         ptx::mbarrier_wait(empty + ring.stage * 8, ring.parity ^ 1);
         if (lane == 0) ptx::mbarrier_arrive(full + ring.stage * 8);
@@ -194,7 +194,6 @@ __device__ inline void produce(const HopperParams& p, TileQueue queue, Exchange 
     }
     if (work.split) exchange.wait();
     work = next;
-    starts = load_starts(work, 0);
   }
 }
 
@@ -215,8 +214,9 @@ __device__ inline void consume(const HopperParams& p, TileQueue queue, Exchange 
   TilePlace tile = queue.pop();
   TileWork work = work_of<Tile>(p, tile);
   while (!tile.last()) {
-    const int32_t steps = work.blocks(p) * (p.block_cols / kStepCols);
-    const int32_t row = work.block_row(p) * p.block_rows + work.row_in_block + own_row;
+    const BlockRange range = work.range(p);
+    const int32_t steps = range.count * (p.block_cols / kStepCols);
+    const int32_t row = range.block_row * p.block_rows + work.row_in_block + own_row;
     /* A narrow tile has half the tokens, of the CTA and of the consumer. */
     int32_t own_tokens = kConsumerTokens >> work.narrow;
     const int32_t own_token = kSplitsRows ? 0 : consumer * own_tokens;

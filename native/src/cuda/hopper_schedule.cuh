@@ -58,6 +58,7 @@ struct ScheduleParams : DealParams {
   int32_t cols;
   int32_t block_rows;
   int32_t block_cols;
+  int32_t most_blocks; /* that a block-row has room for: cols / block_cols */
   int32_t tokens;
 };
 
@@ -89,6 +90,13 @@ inline int32_t split_length(const ScheduleParams& p, int64_t ctas, int tile_toke
   return blocks_of(p, std::max({most, 2.5 * mean_blocks(p) * p.length_cost, 8.0 * kSplitCost}));
 }
 
+/* Stored blocks that lie side by side, all or half of a block-row's. */
+struct BlockRange {
+  int32_t block_row;
+  int32_t first;
+  int32_t count;
+};
+
 /* One tile of work. What is loaded is clamped at its use, so that a load can stay in flight. */
 struct TileWork {
   int4 loaded; /* a BlockRow */
@@ -97,24 +105,20 @@ struct TileWork {
   bool narrow; /* half the tokens */
   bool split;  /* among the CTAs of the cluster */
 
-  __device__ int32_t block_row(const ScheduleParams& p) const {
-    return clamp(loaded.x, 0, p.row_count - 1);
-  }
   /* The blocks of this CTA. */
-  __device__ int32_t first(const ScheduleParams& p) const {
-    return row_first(p) + (split && ptx::cluster_rank() == 1 ? first_half(p) : 0);
+  __device__ BlockRange range(const ScheduleParams& p) const {
+    BlockRange r;
+    r.block_row = clamp(loaded.x, 0, p.row_count - 1);
+    r.first = clamp(loaded.y, 0, p.nnzb);
+    r.count = clamp(loaded.z, 0, min(p.nnzb - r.first, p.most_blocks));
+    if (split) {
+      const int32_t half = (r.count + 1) / 2;
+      const bool second = ptx::cluster_rank() == 1;
+      r.first += second ? half : 0;
+      r.count = second ? r.count - half : half;
+    }
+    return r;
   }
-  __device__ int32_t blocks(const ScheduleParams& p) const {
-    const int32_t all = row_blocks(p);
-    return !split ? all : ptx::cluster_rank() == 1 ? all - first_half(p) : first_half(p);
-  }
-
- private:
-  __device__ int32_t row_first(const ScheduleParams& p) const { return clamp(loaded.y, 0, p.nnzb); }
-  __device__ int32_t row_blocks(const ScheduleParams& p) const {
-    return clamp(loaded.z, 0, min(p.nnzb - row_first(p), p.cols / p.block_cols));
-  }
-  __device__ int32_t first_half(const ScheduleParams& p) const { return (row_blocks(p) + 1) / 2; }
 };
 
 /* A tile, as it is dealt. */
@@ -140,9 +144,12 @@ template <typename Tile>
 __device__ inline TileWork work_of(const ScheduleParams& p, TilePlace place) {
   TileWork work = {};
   if (place.last()) return work;
-  const uint32_t position = place.slice / p.slices_per_row;
+  uint32_t position = place.slice;
+  if (p.slices_per_row > 1) { /* a division takes a tenth of a short tile's time */
+    position /= p.slices_per_row;
+    work.row_in_block = (place.slice - position * p.slices_per_row) * Tile::kRows;
+  }
   work.loaded = __ldg(reinterpret_cast<const int4*>(p.rows + position));
-  work.row_in_block = place.slice % p.slices_per_row * Tile::kRows;
   work.narrow = (place.tokens & TilePlace::kNarrow) != 0;
   work.split = (place.tokens & TilePlace::kSplit) != 0;
   const uint32_t half = place.tokens & ~(TilePlace::kNarrow | TilePlace::kSplit);
