@@ -312,13 +312,16 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     exchange.init();
     ptx::fence_mbarrier_init();
   }
-  __syncwarp();
-  ptx::cluster_arrive();
+  const bool splits = p.split_length != kNoRowIsLonger;
+  if (splits) {
+    __syncwarp();
+    ptx::cluster_arrive(); /* the barriers are initialised */
+  }
   ptx::launch_dependents(); /* whose CTAs find room when these end */
   ptx::dependency_wait();
   lengths.load(p.row_count);
   __syncthreads();
-  ptx::cluster_wait();
+  if (splits) ptx::cluster_wait();
 
   const int warpgroup = threadIdx.x / kWarpgroup;
   if (warpgroup == 0) {
@@ -331,6 +334,10 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   } else {
     ptx::take_registers<224>();
     consume<Element, Tile>(p, queue, exchange, shared, full, empty, warpgroup - 1);
+  }
+  if (splits) { /* no CTA ends before the other has written to it */
+    __syncwarp();
+    ptx::cluster_sync();
   }
 }
 

@@ -62,6 +62,7 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.wide_token_tiles = tiles <= ctas ? 0 : p.token_halves / 2;
   p.long_length = long_length(p, ctas);
   p.split_length = split_length(p, ctas, Tile::kTokens);
+  if (info.max_blocks_in_row <= p.split_length) p.split_length = kNoRowIsLonger;
 
   launch_overlapped<hopper_kernel<Element, kTileRows>>(std::min(2 * tiles, ctas), 2, kHopperThreads,
                                                        Tile::kSharedBytes, args.stream, &p);
