@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kStreamThreads)
     }
   }
   __syncthreads();
-  stream_store<float, kTokens, kRows, kRows>(p, partial, token0, tokens);
+  stream_store<float, kRows, kRows>(p, partial, kTokens * kRows, token0, tokens);
 }
 
 }  // namespace djlbsr::cuda
