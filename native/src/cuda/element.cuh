@@ -38,6 +38,15 @@ __device__ inline uint32_t pack_pair(float low, float high) {
   return bits;
 }
 
+/*
+ * A block's first column as it is packed. Of altered bytes too it is one of x, and its address a
+ * multiple of kVector elements, to which the width of a block is one.
+ */
+template <int kVector>
+__device__ inline int32_t first_column(int32_t start, int32_t cols, int32_t block_cols) {
+  return min(max(start, 0), cols - block_cols) & -kVector;
+}
+
 __device__ inline int32_t clamp(int32_t v, int32_t low, int32_t high) {
   return min(max(v, low), high);
 }

@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kStreamThreads)
     for (int u = 0; u < kUnroll; ++u) {
       const int32_t k = (step + u * work.steps_apart) * kStep + lane_col * kVector;
       const bool exists = k < work.stored_cols;
-      const StoredCols run = exists ? stored_cols(l, work.begin, k) : StoredCols{0, 0};
+      const StoredCols run = exists ? stored_cols<kVector>(l, work.begin, k) : StoredCols{0, 0};
 #pragma unroll
       for (int i = 0; i < kThreadRows; ++i) {
         const int r = i * kLaneRows + lane_row;
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kStreamThreads)
     }
   }
   __syncthreads();
-  stream_store<float, kRows, kRows>(p, partial, kTokens * kRows, token0, tokens);
+  stream_store<float, kTokens, kRows, kRows>(p, partial, token0, tokens);
 }
 
 }  // namespace djlbsr::cuda

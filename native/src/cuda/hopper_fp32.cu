@@ -41,13 +41,12 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.length_cost = ((p.block_cols - 1) / Fp32Terms::kStepCols + 1) * kStepCost;
   p.slices_per_row = p.block_rows / Tile::kRows;
   p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
-  p.wide_token_tiles = p.token_tiles;
+  p.token_halves = 2 * p.token_tiles;
   p.panel_token_tiles = static_cast<int32_t>(
       std::clamp<int64_t>(kPanelBytes / (info.cols * 4 * Tile::kTokens), 1, p.token_tiles));
   const int tiles = p.row_count * p.slices_per_row * p.token_tiles;
   const int ctas = std::min({tiles, multiprocessors, kMaxGrid});
-  p.long_length = long_length(p, ctas);
-  p.split_length = kNoRowIsLonger;
+  balance(p, info.max_blocks_in_row, ctas, false);
 
   launch_overlapped<hopper_fp32_kernel<Tile>>(ctas, 1, kFp32Threads, Tile::kSharedBytes,
                                               args.stream, &p);

@@ -43,73 +43,6 @@ struct HopperParams : ScheduleParams {
   int32_t activation;
 };
 
-/*
- * How the CTAs of a cluster add up a tile that they split: each consumer keeps half of its tokens
- * and sends the sums of the others to the same consumer of the other CTA, into memory of the stages,
- * which are not loaded meanwhile.
- */
-struct Exchange {
-  uint32_t drained;    /* barrier: the other CTA's consumers have multiplied, its stages are free */
-  uint32_t parity = 0; /* of all three barriers */
-
-  static constexpr int kBytes = 4 * 8;
-  static constexpr int kWarps = kConsumers * kWarpgroup / 32;
-
-  __device__ explicit Exchange(uint32_t address) : drained(address) {}
-  __device__ uint32_t arrived() const { return drained + 8; }  /* the other CTA's sums are here */
-  __device__ uint32_t read() const { return drained + 16; }    /* and have been read */
-
-  __device__ void init() const {
-    for (int i = 0; i < 3; ++i) ptx::mbarrier_init(drained + 8 * i, kWarps);
-  }
-
-  /* The producer, after the loads of a split tile. */
-  __device__ void wait() {
-    ptx::mbarrier_wait(read(), parity);
-    parity ^= 1;
-  }
-
-  /* A consumer, through 32 KB: the tokens that it keeps become the first 128. */
-  __device__ void add(float (&sums)[128], uint32_t buffer) {
-    const uint32_t rank = ptx::cluster_rank();
-    const bool speaks = threadIdx.x % 32 == 0;
-    const auto in_other = [&](uint32_t address) { return ptx::address_in_cta(address, rank ^ 1); };
-    const auto place = [&](int i) { return (i / 4 * kWarpgroup + threadIdx.x % kWarpgroup) * 16; };
-    if (speaks) ptx::mbarrier_release_in_cluster(in_other(drained));
-    ptx::mbarrier_wait_for_cluster(drained, parity);
-    const uint32_t there = in_other(buffer);
-    if (rank == 0) {
-#pragma unroll
-      for (int i = 0; i < 64; i += 4) {
-        ptx::store_float4_to_cta(there + place(i),
-                                 {sums[64 + i], sums[65 + i], sums[66 + i], sums[67 + i]});
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < 64; i += 4) {
-        ptx::store_float4_to_cta(there + place(i), {sums[i], sums[i + 1], sums[i + 2], sums[i + 3]});
-      }
-#pragma unroll
-      for (int i = 0; i < 64; ++i) sums[i] = sums[64 + i];
-    }
-    __syncwarp();
-    if (speaks) ptx::mbarrier_release_in_cluster(in_other(arrived()));
-    ptx::mbarrier_wait_for_cluster(arrived(), parity);
-#pragma unroll
-    for (int i = 0; i < 64; i += 4) {
-      const float4 v = ptx::load_shared_float4(buffer + place(i));
-      sums[i] += v.x;
-      sums[i + 1] += v.y;
-      sums[i + 2] += v.z;
-      sums[i + 3] += v.w;
-    }
-    ptx::fence_proxy_async();
-    __syncwarp();
-    if (speaks) ptx::mbarrier_arrive(read());
-    parity ^= 1;
-  }
-};
-
 template <int kTileRows>
 struct HopperTile {
   static constexpr int kRows = kTileRows;
@@ -128,8 +61,7 @@ struct HopperTile {
 
   static constexpr int kStores = kStages * kStageBytes;
   static constexpr int kBarriers = kStores + kConsumers * kStoreBytes;
-  static constexpr int kExchange = kBarriers + 2 * kStages * 8;
-  static constexpr int kQueue = kExchange + Exchange::kBytes;
+  static constexpr int kQueue = kBarriers + 2 * kStages * 8;
   static constexpr int kLengths = kQueue + TileQueue::kBytes;
   static constexpr int kKeys = kLengths + kMaxSharedLengths * 2;
   static constexpr int kSharedBytes = kKeys + kMaxGrid * 4;
@@ -137,8 +69,8 @@ struct HopperTile {
 };
 
 template <typename Tile>
-__device__ inline void produce(const HopperParams& p, TileQueue queue, Exchange exchange,
-                               uint32_t stages, uint32_t full, uint32_t empty) {
+__device__ inline void produce(const HopperParams& p, TileQueue queue, uint32_t stages,
+                               uint32_t full, uint32_t empty) {
   const int lane = threadIdx.x % 32;
   const int32_t last_start = p.cols - p.block_cols;
   const auto load_starts = [&](const BlockRange& range, int32_t base) {
@@ -192,14 +124,13 @@ __device__ inline void produce(const HopperParams& p, TileQueue queue, Exchange 
       }
       look_ahead();
     }
-    if (work.split) exchange.wait();
     work = next;
   }
 }
 
 template <typename Element, typename Tile>
-__device__ inline void consume(const HopperParams& p, TileQueue queue, Exchange exchange,
-                               char* shared, uint32_t full, uint32_t empty, int consumer) {
+__device__ inline void consume(const HopperParams& p, TileQueue queue, char* shared, uint32_t full,
+                               uint32_t empty, int consumer) {
   constexpr bool kSplitsRows = Tile::kRows > kConsumerRows;
   const int thread = threadIdx.x % kWarpgroup;
   const int32_t own_row = kSplitsRows ? consumer * kConsumerRows : 0;
@@ -218,9 +149,9 @@ __device__ inline void consume(const HopperParams& p, TileQueue queue, Exchange 
     const int32_t steps = range.count * (p.block_cols / kStepCols);
     const int32_t row = range.block_row * p.block_rows + work.row_in_block + own_row;
     /* A narrow tile has half the tokens, of the CTA and of the consumer. */
-    int32_t own_tokens = kConsumerTokens >> work.narrow;
+    const int32_t own_tokens = kConsumerTokens >> work.narrow;
     const int32_t own_token = kSplitsRows ? 0 : consumer * own_tokens;
-    int32_t token = work.token + own_token;
+    const int32_t token = work.token + own_token;
     const uint32_t own_x = x + own_token * 128;
     const int thread_row = thread / 32 * 16 + thread % 32 / 4;
     const float low = bias == nullptr ? 0.0f : to_float(bias[row + thread_row]);
@@ -264,11 +195,6 @@ __device__ inline void consume(const HopperParams& p, TileQueue queue, Exchange 
       last = ring.stage;
       ring.advance();
     }
-    if (work.split) {
-      exchange.add(sums, kSplitsRows ? x + consumer * Tile::kStageBytes : own_x);
-      own_tokens /= 2;
-      token += ptx::cluster_rank() * own_tokens;
-    }
     tile = queue.pop();
     const TileWork next = work_of<Tile>(p, tile);
 
@@ -292,13 +218,13 @@ template <typename Element, int kTileRows>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_kernel(const __grid_constant__ HopperParams p) {
   using Tile = HopperTile<kTileRows>;
+  using TileScheduler = Scheduler<1, BlockRowLengths>;
   extern __shared__ __align__(1024) char shared[];
   const uint32_t full = ptx::shared_address(shared + Tile::kBarriers);
   const uint32_t empty = full + Tile::kStages * 8;
   BlockRowLengths lengths(p, reinterpret_cast<uint16_t*>(shared + Tile::kLengths));
   auto* const keys = reinterpret_cast<uint32_t*>(shared + Tile::kKeys);
   const TileQueue queue(ptx::shared_address(shared) + Tile::kQueue);
-  const Exchange exchange(ptx::shared_address(shared) + Tile::kExchange);
 
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&p.values);
@@ -309,35 +235,25 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
       ptx::mbarrier_init(empty + stage * 8, kConsumers * kWarpgroup / 32);
     }
     queue.init(1 + kConsumers * kWarpgroup / 32);
-    exchange.init();
+    if (p.knows_first) queue.start(TileScheduler::first_tile(p));
     ptx::fence_mbarrier_init();
   }
-  const bool splits = p.split_length != kNoRowIsLonger;
-  if (splits) {
-    __syncwarp();
-    ptx::cluster_arrive(); /* the barriers are initialised */
-  }
+  __syncthreads();
   ptx::launch_dependents(); /* whose CTAs find room when these end */
   ptx::dependency_wait();
-  lengths.load(p.row_count);
-  __syncthreads();
-  if (splits) ptx::cluster_wait();
 
   const int warpgroup = threadIdx.x / kWarpgroup;
   if (warpgroup == 0) {
     ptx::give_registers<56>();
     if (threadIdx.x < 32) {
-      produce<Tile>(p, queue, exchange, ptx::shared_address(shared), full, empty);
-    } else if (threadIdx.x < 64) {
-      Scheduler<1, BlockRowLengths>(p, lengths, queue, keys).run();
+      produce<Tile>(p, queue, ptx::shared_address(shared), full, empty);
+    } else {
+      lengths.load(p.row_count);
+      if (threadIdx.x < 64) TileScheduler(p, lengths, queue, keys, p.knows_first).run();
     }
   } else {
     ptx::take_registers<224>();
-    consume<Element, Tile>(p, queue, exchange, shared, full, empty, warpgroup - 1);
-  }
-  if (splits) { /* no CTA ends before the other has written to it */
-    __syncwarp();
-    ptx::cluster_sync();
+    consume<Element, Tile>(p, queue, shared, full, empty, warpgroup - 1);
   }
 }
 

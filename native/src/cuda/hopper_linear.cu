@@ -58,12 +58,9 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
                std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes));
   p.panel_token_tiles = static_cast<int32_t>(std::clamp<int64_t>(panel, 1, p.token_tiles));
   const int tiles = slices * p.token_tiles;
-  /* All are cut where there are CTAs for twice the tiles, else a last one that is half empty. */
-  p.wide_token_tiles = tiles <= ctas ? 0 : p.token_halves / 2;
-  p.long_length = long_length(p, ctas);
-  p.split_length = split_length(p, ctas, Tile::kTokens);
-  if (info.max_blocks_in_row <= p.split_length) p.split_length = kNoRowIsLonger;
+  balance(p, info.max_blocks_in_row, ctas, true);
 
+  /* Of half tiles, if need be. */
   launch_overlapped<hopper_kernel<Element, kTileRows>>(std::min(2 * tiles, ctas), 2, kHopperThreads,
                                                        Tile::kSharedBytes, args.stream, &p);
 }

@@ -88,10 +88,10 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   const PanelGrid grid = panel_grid(section.layout.pair_count, info.cols, args.tokens,
                                     Tile::kTokens, std::min(multiprocessors, kMaxGrid) / 2);
   p.token_tiles = grid.token_tiles;
-  p.wide_token_tiles = p.token_tiles;
+  p.token_halves = 2 * p.token_tiles;
   p.panel_token_tiles = grid.panel_token_tiles;
   p.long_length = kNoRowIsLonger;
-  p.split_length = kNoRowIsLonger;
+  p.narrow_length = kNoRowIsLonger;
 
   launch_overlapped<hopper_panel_kernel<Element, kBlock, kChunkSlots>>(
       2 * grid.clusters, 2, kPanelThreads, Tile::kSharedBytes, args.stream, &p);

@@ -6,11 +6,10 @@
  *
  * Tiles are ordered by panels of tokens whose x fits in half of L2, inside a panel by falling
  * length of their row: the stored blocks of a block-row, or what a pair of tiles of panels.h costs.
- * Block-rows that would end long after all others go first, in all panels; a few far longer than
- * the others are shared by the two CTAs of a cluster before that, half of the blocks each, whatever
- * the number of tokens, as it decides on the order of sums. A scheduler warp of every CTA deals the
- * tiles out, the longest to the CTA or cluster with the least work so far: all compute the same
- * deal, so that none has to tell another and no counter in global memory is needed.
+ * Block-rows that would end long after all others go first, in all panels; those that would outlast
+ * everything are cut to half tiles of tokens. A scheduler warp of every CTA deals the tiles out,
+ * the longest to the CTA or cluster with the least work so far: all compute the same deal, so that
+ * none has to tell another and no counter in global memory is needed.
  */
 #pragma once
 
@@ -28,12 +27,12 @@ constexpr int kWarpgroup = 128;
 constexpr int kMaxSharedLengths = 1024; /* of block-rows; of more, lengths come from L2 */
 constexpr int kMaxGrid = 160;           /* CTAs that the scheduler knows; an H100 has 132 */
 constexpr int kQueueSlots = 8;          /* of tiles dealt and not yet begun */
+constexpr int kLengthsBarrier = 3;      /* consumers have 1 and 2 */
 /* What a CTA's time goes into: a step, one of a half tile, and a tile's start and end. */
 constexpr int kStepCost = 8;
 constexpr int kHalfStepCost = 5;
 constexpr int kTileCost = 16;
-constexpr int kDealCost = 24;  /* what all CTAs do while the scheduler deals once */
-constexpr int kSplitCost = 24; /* what a tile of two CTAs takes both beside their halves */
+constexpr int kDealCost = 24; /* what all CTAs do while the scheduler deals once */
 
 /* A greater length than any. */
 constexpr int32_t kNoRowIsLonger = std::numeric_limits<int32_t>::max();
@@ -44,11 +43,11 @@ struct DealParams {
   int32_t slices_per_row;
   int32_t length_cost; /* what a unit of a row's length costs its tiles */
   int32_t token_tiles;
-  int32_t token_halves;     /* half tiles that have tokens, where any are cut */
-  int32_t wide_token_tiles; /* so many are whole tiles, those after them are cut to halves */
+  int32_t
+      token_halves; /* half tiles that have tokens, or 2 * token_tiles where none shall be cut */
   int32_t panel_token_tiles;
-  int32_t long_length;  /* a longer row goes before all others */
-  int32_t split_length; /* the CTAs of a cluster share tiles of a longer row, if such are few */
+  int32_t long_length;   /* a longer row goes before all others */
+  int32_t narrow_length; /* a longer row is cut to half tiles */
 };
 
 /* A weight of block-rows, whose lengths are their numbers of blocks. */
@@ -60,37 +59,38 @@ struct ScheduleParams : DealParams {
   int32_t block_cols;
   int32_t most_blocks; /* that a block-row has room for: cols / block_cols */
   int32_t tokens;
+  bool knows_first; /* tiles of CTAs, by Scheduler::first_tile() */
 };
 
-/* How many blocks a block-row has whose tiles cost so much. */
-inline int32_t blocks_of(const ScheduleParams& p, double cost) {
-  return static_cast<int32_t>(std::clamp((cost - kTileCost) / p.length_cost, 0.0, 1e9));
-}
-
-inline double mean_blocks(const ScheduleParams& p) {
-  return static_cast<double>(p.nnzb) / p.row_count;
-}
-
-/* What one of so many CTAs has to do for a tile of tokens. */
-inline double share_of_cta(const ScheduleParams& p, int64_t ctas) {
+/*
+ * Sets what depends on the lengths of block-rows, of which max_blocks is the greatest, for so many
+ * CTAs; the rest is set. cuts: the kernel has half tiles.
+ */
+inline void balance(ScheduleParams& p, int64_t max_blocks, int64_t ctas, bool cuts) {
+  const auto blocks_of = [&](double cost) {
+    return static_cast<int32_t>(std::clamp((cost - kTileCost) / p.length_cost, 0.0, 1e9));
+  };
   const double slices = static_cast<double>(p.row_count) * p.slices_per_row;
-  return (mean_blocks(p) * p.length_cost + kTileCost) * slices / static_cast<double>(ctas);
-}
-
-inline int32_t long_length(const ScheduleParams& p, int64_t ctas) {
-  const double share = share_of_cta(p, ctas);
+  const double mean = static_cast<double>(p.nnzb) / p.row_count;
+  /* A CTA's share of a tile of tokens. */
+  const double share = (mean * p.length_cost + kTileCost) * slices / static_cast<double>(ctas);
   /* In the last panel it would end later than the others by a panel and a tenth of everything. */
   const double panel = share * p.panel_token_tiles;
-  return blocks_of(p, panel + std::max(panel, 0.1 * share * p.token_tiles));
+  p.long_length = blocks_of(panel + std::max(panel, 0.1 * share * p.token_tiles));
+  /* Beyond a CTA's share and the mean, and longer than a tile's own cost makes up for. */
+  const double narrow =
+      std::max({1.5 * share * p.token_tiles, 2.5 * mean * p.length_cost, 8.0 * kTileCost});
+  p.narrow_length = slices * p.token_tiles <= static_cast<double>(ctas)
+                        ? -1 /* all of them: there are CTAs for twice the tiles */
+                        : blocks_of(narrow);
+  if (max_blocks <= p.long_length) p.long_length = kNoRowIsLonger;
+  if (!cuts || max_blocks <= p.narrow_length) p.narrow_length = kNoRowIsLonger;
+  p.knows_first = p.long_length == kNoRowIsLonger && p.narrow_length == kNoRowIsLonger &&
+                  p.panel_token_tiles <= p.token_halves / 2 &&
+                  slices * p.panel_token_tiles >= static_cast<double>(ctas);
 }
 
-/* Of the weight alone: whose tile is most of a CTA's work where there are 2048 tokens. */
-inline int32_t split_length(const ScheduleParams& p, int64_t ctas, int tile_tokens) {
-  const double most = 0.75 * share_of_cta(p, ctas) * 2048 / tile_tokens;
-  return blocks_of(p, std::max({most, 2.5 * mean_blocks(p) * p.length_cost, 8.0 * kSplitCost}));
-}
-
-/* Stored blocks that lie side by side, all or half of a block-row's. */
+/* The stored blocks of a block-row. */
 struct BlockRange {
   int32_t block_row;
   int32_t first;
@@ -103,20 +103,12 @@ struct TileWork {
   int32_t row_in_block;
   int32_t token;
   bool narrow; /* half the tokens */
-  bool split;  /* among the CTAs of the cluster */
 
-  /* The blocks of this CTA. */
   __device__ BlockRange range(const ScheduleParams& p) const {
     BlockRange r;
     r.block_row = clamp(loaded.x, 0, p.row_count - 1);
     r.first = clamp(loaded.y, 0, p.nnzb);
     r.count = clamp(loaded.z, 0, min(p.nnzb - r.first, p.most_blocks));
-    if (split) {
-      const int32_t half = (r.count + 1) / 2;
-      const bool second = ptx::cluster_rank() == 1;
-      r.first += second ? half : 0;
-      r.count = second ? r.count - half : half;
-    }
     return r;
   }
 };
@@ -124,11 +116,10 @@ struct TileWork {
 /* A tile, as it is dealt. */
 struct TilePlace {
   uint32_t slice;  /* of the rows as ranked; kNoTile ends them */
-  uint32_t tokens; /* the first half tile of tokens, kNarrow where it is just that, or kSplit */
+  uint32_t tokens; /* the first half tile of tokens, and kNarrow where it is just that */
 
   static constexpr uint32_t kNoTile = ~0u;
   static constexpr uint32_t kNarrow = 1u << 31;
-  static constexpr uint32_t kSplit = 1u << 30;
   __device__ bool last() const { return slice == kNoTile; }
 };
 
@@ -145,15 +136,14 @@ __device__ inline TileWork work_of(const ScheduleParams& p, TilePlace place) {
   TileWork work = {};
   if (place.last()) return work;
   uint32_t position = place.slice;
-  if (p.slices_per_row > 1) { /* a division takes a tenth of a short tile's time */
-    position /= p.slices_per_row;
-    work.row_in_block = (place.slice - position * p.slices_per_row) * Tile::kRows;
+  if (p.slices_per_row > 1) { /* two divisions are part of a short tile's time */
+    position = place.slice / p.slices_per_row;
+    work.row_in_block = place.slice % p.slices_per_row * Tile::kRows;
   }
   work.loaded = __ldg(reinterpret_cast<const int4*>(p.rows + position));
   work.narrow = (place.tokens & TilePlace::kNarrow) != 0;
-  work.split = (place.tokens & TilePlace::kSplit) != 0;
-  const uint32_t half = place.tokens & ~(TilePlace::kNarrow | TilePlace::kSplit);
-  work.token = first_token(half * (Tile::kTokens / 2), Tile::kTokens >> work.narrow, p.tokens);
+  work.token = first_token((place.tokens & ~TilePlace::kNarrow) * (Tile::kTokens / 2),
+                           Tile::kTokens >> work.narrow, p.tokens);
   return work;
 }
 
@@ -171,12 +161,14 @@ struct BlockRowLengths {
   __device__ BlockRowLengths(const ScheduleParams& p, uint16_t* memory)
       : rows(p.rows), shared(memory), fit(p.row_count <= kMaxSharedLengths) {}
 
-  /* All threads. */
+  /* Warps 1 to 3 of the CTA, of which the scheduler is one, while the others begin. */
   __device__ void load(int32_t count) {
+    constexpr int kThreads = 96;
     if (!fit) return;
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += blockDim.x) {
+    for (int32_t i = static_cast<int32_t>(threadIdx.x) - 32; i < count; i += kThreads) {
       shared[i] = static_cast<uint16_t>(loaded_length(&rows[i].blocks));
     }
+    ptx::warps_sync(kLengthsBarrier, kThreads);
   }
 
   __device__ uint32_t operator()(int32_t position) const {
@@ -224,7 +216,7 @@ struct TileQueue {
     }
   }
 
-  /* The same thread: the first tile, which the scheduler then leaves out. */
+  /* The same thread: the first tile, if it is known, which the scheduler then leaves out. */
   __device__ void start(TilePlace tile) const {
     ptx::store_shared(place(), tile.slice, tile.tokens);
     ptx::mbarrier_arrive(full());
@@ -281,30 +273,34 @@ class Scheduler {
   }
 
   __device__ __forceinline__ void run() {
-    int32_t split_rows = rows_above(p_.split_length);
-    if (split_rows > p_.row_count / 8) split_rows = 0;
-    const int32_t long_rows = max(rows_above(p_.long_length), split_rows);
+    const int32_t long_rows = rows_above(p_.long_length);
+    const int32_t narrow_rows = rows_above(p_.narrow_length);
 #pragma unroll 1 /* one copy of the code */
-    for (int pass = split_rows > 0 ? 0 : 1; pass < 3; ++pass) {
-      const int32_t begin = pass == 0 ? 0 : pass == 1 ? split_rows : long_rows;
-      const int32_t end = pass == 0 ? split_rows : pass == 1 ? long_rows : p_.row_count;
+    for (int pass = 0; pass < 2; ++pass) {
+      const bool first = pass == 0;
+      const int32_t begin = first ? 0 : long_rows;
+      const int32_t end = first ? long_rows : p_.row_count;
       if (begin == end) continue;
-      if (pass == 0) begin_split();
+      const int32_t narrow_end = clamp(narrow_rows, begin, end);
       /* A few long rows of one panel would not give every cluster a tile. */
       const int32_t slices = (end - begin) * p_.slices_per_row;
-      const int32_t panel = pass < 2 ? max(p_.panel_token_tiles, clusters() / slices + 1)
-                                     : p_.panel_token_tiles;
+      const int32_t panel =
+          first ? max(p_.panel_token_tiles, clusters() / slices + 1) : p_.panel_token_tiles;
       for (int32_t tokens = 0; tokens < p_.token_tiles; tokens += panel) {
         const int32_t width = min(panel, p_.token_tiles - tokens);
-        const int32_t wide = split_ ? width : clamp(p_.wide_token_tiles - tokens, 0, width);
+        const int32_t wide = min(width, p_.token_halves / 2 - tokens); /* not half empty */
 #pragma unroll 1
-        for (int part = 0; part < 2; ++part) {
-          const bool narrow = part == 1;
-          deal(begin, end - begin, narrow ? tokens + wide : tokens, narrow ? width - wide : wide,
-               narrow);
+        for (int part = 0; part < 3; ++part) {
+          const int32_t from = part == 0 ? begin : narrow_end;
+          const int32_t to = part == 0 ? narrow_end : end;
+          const int32_t first_tile = part < 2 ? tokens : tokens + wide;
+          deal(from, to - from, first_tile,
+               part == 0   ? width
+               : part == 1 ? wide
+                           : width - wide,
+               part != 1);
         }
       }
-      if (pass == 0) end_split();
     }
     queue_.push({TilePlace::kNoTile, 0});
   }
@@ -314,24 +310,6 @@ class Scheduler {
 
   __device__ static uint32_t lane() { return threadIdx.x % 32; }
   __device__ static uint32_t clusters() { return gridDim.x / kCtas; }
-
-  /* Tiles go to pairs of CTAs, which are clusters then, until end_split(). Even CTAs stand for them. */
-  __device__ void begin_split() {
-    split_ = true;
-#pragma unroll
-    for (int j = 0; j < kPerLane; ++j) {
-      if (lane() % 2 == 1) keys_[j] = ~0u;
-    }
-  }
-  __device__ void end_split() {
-    split_ = false;
-#pragma unroll
-    for (int j = 0; j < kPerLane; ++j) {
-      const uint32_t even = __shfl_sync(~0u, keys_[j], lane() & ~1u);
-      if (lane() % 2 == 1 && even != ~0u) keys_[j] = even + 1;
-    }
-  }
-  __device__ uint32_t takers() const { return split_ ? clusters() / 2 : clusters(); }
 
   /* How many rows are longer; they are the first of the order. */
   __device__ int32_t rows_above(int32_t length) const {
@@ -346,9 +324,7 @@ class Scheduler {
   }
 
   __device__ uint32_t cost(int32_t position, bool narrow) const {
-    const uint32_t length = lengths_(position);
-    if (split_) return (length + 1) / 2 * p_.length_cost + kTileCost + kSplitCost;
-    const uint32_t of_tokens = length * p_.length_cost;
+    const uint32_t of_tokens = lengths_(position) * p_.length_cost;
     return (narrow ? of_tokens * kHalfStepCost / kStepCost : of_tokens) + kTileCost;
   }
 
@@ -360,23 +336,22 @@ class Scheduler {
     const uint32_t row_tiles = p_.slices_per_row * across;
     const uint32_t tiles = positions * row_tiles;
     for (uint32_t begin = 0; begin < tiles;) {
-      uint32_t count = min(takers(), tiles - begin);
+      uint32_t count = min(clusters(), tiles - begin);
       uint32_t ranks[kPerLane];
       rank_clusters(ranks, count, position + begin / row_tiles, narrow);
-      const uint32_t taker = blockIdx.x / kCtas & (split_ ? ~1u : ~0u);
       uint32_t own = ~0u;
 #pragma unroll
       for (int j = 0; j < kPerLane; ++j) {
-        if (ranks[j] < count && j * 32 + lane() == taker) own = begin + ranks[j];
+        if (ranks[j] < count && j * 32 + lane() == blockIdx.x / kCtas) own = begin + ranks[j];
       }
       own = __reduce_min_sync(~0u, own);
       if (started_) {
         started_ = false;
         ++queue_.count;
       } else if (own != ~0u) {
-        const uint32_t half = narrow ? own % across : 2 * (own % across);
-        const uint32_t kind = narrow ? TilePlace::kNarrow : split_ ? TilePlace::kSplit : 0;
-        queue_.push({position * p_.slices_per_row + own / across, (2 * token_tile + half) | kind});
+        const uint32_t half = own % across;
+        queue_.push({position * p_.slices_per_row + own / across,
+                     2 * token_tile + (narrow ? half | TilePlace::kNarrow : 2 * half)});
       }
 #pragma unroll
       for (int j = 0; j < kPerLane; ++j) {
@@ -397,7 +372,7 @@ class Scheduler {
     if (idle_) {
       idle_ = false;
 #pragma unroll
-      for (int j = 0; j < kPerLane; ++j) ranks[j] = keys_[j] >> split_;
+      for (int j = 0; j < kPerLane; ++j) ranks[j] = keys_[j];
       return;
     }
     const uint32_t tile_cost = cost(position, narrow);
@@ -415,7 +390,7 @@ class Scheduler {
       shared_keys_[j * 32 + lane()] = keys_[j];
     }
     const uint32_t fair = __reduce_add_sync(~0u, within);
-    count = min(count, max(fair, takers() * kDealCost / tile_cost));
+    count = min(count, max(fair, clusters() * kDealCost / tile_cost));
     __syncwarp();
 #pragma unroll 4
     for (uint32_t first = 0; first < clusters(); first += 4) {
@@ -437,8 +412,7 @@ class Scheduler {
   /* Work of cluster 32j + lane, beyond the least busy one's, above its number in 8 bits, which
    * decides between equals; ~0 where there is none. */
   uint32_t keys_[kPerLane];
-  bool idle_ = true;   /* nobody has a tile yet */
-  bool split_ = false; /* the CTAs of a cluster share the tiles that are dealt */
+  bool idle_ = true; /* nobody has a tile yet */
   bool started_;
 };
 

@@ -35,6 +35,12 @@ enum class Kernel {
 /* Pieces of 128 rows x 64 tokens that hopper_panel_narrow_kernel.cuh cuts a call into. */
 int64_t panel_pieces(const djlbsr_info& info, const djlbsr_linear_args& args);
 
+/*
+ * How many CTAs share a tile of hopper_narrow_split: a function of the weight alone, like an
+ * output's bits.
+ */
+int narrow_split_ctas(const djlbsr_info& info);
+
 /* As many of its CTAs as paid: 43 clusters of 8. */
 constexpr int64_t kMostPanelCtas = 344;
 

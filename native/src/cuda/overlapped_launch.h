@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "cuda/cuda_check.h"
-#include "cuda/dynamic_shared.h"
+#include "cuda/driver.h"
 #include "djlbsr.h"
 
 namespace djlbsr::cuda {
@@ -29,7 +29,14 @@ template <auto kKernel>
 void launch_overlapped(int64_t ctas, int cluster, int threads, int shared_bytes, void* stream,
                        void* parameter) {
   const auto kernel = reinterpret_cast<const void*>(kKernel);
-  allow_dynamic_shared<kKernel>(shared_bytes);
+  /* Once a thread and context, as asking costs a tenth of a launch. */
+  thread_local uint64_t allowed_context = 0;
+  const uint64_t context = current_context();
+  if (allowed_context == 0 || allowed_context != context) {
+    DJLBSR_CUDA(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+    allowed_context = context;
+  }
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;

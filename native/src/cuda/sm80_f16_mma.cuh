@@ -115,7 +115,8 @@ struct SliceWalk {
       const int32_t start =
           ptx::load_shared_4(slot(step) + kGroup * 8 * 32 + lane * (kRuns * 4) + i * 4);
       cols[i] = k < stored_cols
-                    ? clamp(start, 0, l.cols - l.block_cols) + k - block_of(l, k) * l.block_cols
+                    ? first_column<kVector>(start, l.cols, l.block_cols) + k -
+                          block_of(l, k) * l.block_cols
                     : kNoCol;
     }
   }

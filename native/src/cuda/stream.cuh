@@ -2,8 +2,9 @@
  * Licensed under the Apache License, Version 2.0. See the LICENSE file of this project.
  *
  * What the kernels for few tokens share. They are bound by the time that the weight takes from
- * memory and by the chain of loads before it (crow, col_start, x): of most slices all blocks are on
- * their way at once. On compute capability 9.0 kernels overlap (launch_ptx.cuh).
+ * memory and by the chain of loads before it (crow, col_start, x): all blocks of a slice are on
+ * their way at once and nothing is copied to shared memory. On compute capability 9.0 kernels
+ * overlap (launch_ptx.cuh).
  *
  * A slice is some adjacent rows of one block-row. The warps of a CTA share a slice, or several:
  * warp w of a slice takes every steps_apart-th step of its stored columns, and the warps' sums are
@@ -35,9 +36,9 @@ struct StreamParams {
 /* The part of a slice that a warp sums up. The grid is block-rows x slices of one x token tiles. */
 struct StreamWork {
   int32_t row_in_block;
-  int32_t rows;        /* of the slice */
+  int32_t rows;        /* of the slice; 0 past the last block-row */
   int32_t begin;       /* the block-row's first block */
-  int32_t stored_cols; /* of the block-row; 0 past the last one */
+  int32_t stored_cols; /* of the block-row */
   int32_t first_step;
   int32_t steps_apart;
 };
@@ -57,45 +58,38 @@ __device__ inline StreamWork stream_work(const StreamParams& p) {
   const LinearParams& l = p.linear;
   const int warp = threadIdx.x / kWarp;
   const int32_t block_row = stream_block_row(p, warp >> p.warps_log2);
-  const bool exists = block_row < p.block_row_count;
-  /* No branch, so that what does not need crow is computed while it is under way. */
-  const int32_t* const crow = l.crow + (exists ? block_row : 0);
-  const int32_t crow_begin = __ldg(crow);
-  const int32_t crow_end = __ldg(crow + 1);
   StreamWork work = {};
   work.steps_apart = 1 << p.warps_log2;
   work.first_step = warp & (work.steps_apart - 1);
+  if (block_row >= p.block_row_count) return work;
   work.row_in_block = blockIdx.y * kRows;
   work.rows = min(kRows, l.block_rows - work.row_in_block);
   /* The clamps keep a packed weight of altered bytes inside its buffers. */
-  work.begin = clamp(crow_begin, 0, l.nnzb);
-  const int32_t blocks = max(clamp(crow_end, 0, l.nnzb) - work.begin, 0);
-  const auto stored_cols = static_cast<int32_t>(
-      min(blocks * static_cast<int64_t>(l.block_cols), static_cast<int64_t>(l.cols)));
-  work.stored_cols = exists ? stored_cols : 0;
+  work.begin = clamp(__ldg(l.crow + block_row), 0, l.nnzb);
+  const int32_t end = clamp(__ldg(l.crow + block_row + 1), 0, l.nnzb);
+  work.stored_cols = min(max(end - work.begin, 0) * static_cast<int64_t>(l.block_cols),
+                         static_cast<int64_t>(l.cols));
   return work;
 }
 
-/* A run of stored columns that lie side by side in one block. */
+/* A run of kVector stored columns that lie side by side in one block. */
 struct StoredCols {
   uint32_t value; /* offset of their first value from row 0 of the block-row's first block */
   int32_t col;    /* of x */
 };
 
+template <int kVector>
 __device__ inline StoredCols stored_cols(const LinearParams& l, int32_t begin, int32_t k) {
   const int32_t block = l.block_cols_shift >= 0 ? k >> l.block_cols_shift : k / l.block_cols;
   const int32_t col = k - block * l.block_cols;
   return {static_cast<uint32_t>(block) * static_cast<uint32_t>(l.block_rows * l.block_cols) + col,
-          clamp(__ldg(l.col_start + begin + block), 0, l.cols - l.block_cols) + col};
+          first_column<kVector>(__ldg(l.col_start + begin + block), l.cols, l.block_cols) + col};
 }
 
-/*
- * Adds up the warps' sums and writes tokens of y; a warp's sums are [tokens][kPitch] and lie
- * warp_pitch apart.
- */
-template <typename Element, int kRows, int kPitch>
-__device__ inline void stream_store(const StreamParams& p, const float* partial, int warp_pitch,
-                                    int64_t token, int tokens) {
+/* Adds up the warps' sums and writes tokens of y; a warp's sums are [kTokens][kPitch]. */
+template <typename Element, int kTokens, int kRows, int kPitch>
+__device__ inline void stream_store(const StreamParams& p, const float* partial, int64_t token,
+                                    int tokens) {
   const LinearParams& l = p.linear;
   const int slices_log2 = kStreamWarpsLog2 - p.warps_log2;
   const auto* const bias = static_cast<const Element*>(l.bias);
@@ -109,14 +103,14 @@ __device__ inline void stream_store(const StreamParams& p, const float* partial,
     if (block_row >= p.block_row_count || row_in_block >= l.block_rows) continue;
     const int32_t row = block_row * l.block_rows + row_in_block;
     const float* const first =
-        partial + (slice_in_cta << p.warps_log2) * warp_pitch + t * kPitch + r;
+        partial + ((slice_in_cta << p.warps_log2) * kTokens + t) * kPitch + r;
     const float offset = bias == nullptr ? 0.0f : to_float(bias[row]);
     float sum = 0.0f;
     if (p.warps_log2 == kStreamWarpsLog2) {
 #pragma unroll
-      for (int w = 0; w < kStreamWarps; ++w) sum += first[w * warp_pitch];
+      for (int w = 0; w < kStreamWarps; ++w) sum += first[w * kTokens * kPitch];
     } else {
-      for (int w = 0; w < 1 << p.warps_log2; ++w) sum += first[w * warp_pitch];
+      for (int w = 0; w < 1 << p.warps_log2; ++w) sum += first[w * kTokens * kPitch];
     }
     y[(token + t) * l.y_stride + row] =
         from_float<Element>(activate<Element>(l.activation, sum + offset));

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "cuda/cuda_check.h"
-#include "cuda/dynamic_shared.h"
 #include "cuda/f32_stream.cuh"
 #include "cuda/sm80_f16_stream.cuh"
 
@@ -16,9 +15,6 @@ namespace {
 /* More than kPrefetchingCtas are not in the way of a kernel ahead whose CTAs all began at once. */
 constexpr int64_t kPrefetchingCtasOfOneWave = 64;
 constexpr int64_t kCtasAtOnce = 3; /* a multiprocessor's, of up to 16 tokens */
-
-/* Of slices of 32 rows: four steps of more take more than a third of an H100's shared memory. */
-constexpr int64_t kTokensOfFourSteps = 5;
 
 struct Call {
   const djlbsr_info& info;
@@ -67,8 +63,7 @@ int warps_log2_of(const djlbsr_info& info, int step_cols) {
 
 using StreamKernel = void (*)(StreamParams);
 
-void launch(const Call& call, StreamKernel kernel, int rows, int tokens, int step_cols,
-            int shared_bytes) {
+void launch(const Call& call, StreamKernel kernel, int rows, int tokens, int step_cols) {
   const djlbsr_info& info = call.info;
   StreamParams p = {};
   p.linear = call.params;
@@ -85,7 +80,6 @@ void launch(const Call& call, StreamKernel kernel, int rows, int tokens, int ste
                         static_cast<unsigned>((info.block_rows - 1) / rows + 1),
                         static_cast<unsigned>((call.params.tokens - 1) / tokens + 1));
   config.blockDim = dim3(kStreamThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = call.stream;
   if (call.overlaps) {
     const int64_t ctas = int64_t{config.gridDim.x} * config.gridDim.y * config.gridDim.z;
@@ -102,37 +96,29 @@ void launch(const Call& call, StreamKernel kernel, int rows, int tokens, int ste
   DJLBSR_CUDA(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments));
 }
 
-template <typename Element, int kVector, int kTokenEights, int kRowTiles, int kDepth>
+template <typename Element, int kVector, int kTokenEights, int kRowTiles, int kUnroll>
 void launch_f16(const Call& call) {
-  constexpr auto kKernel =
-      sm80_f16_stream_kernel<Element, kVector, kTokenEights, kRowTiles, kDepth>;
-  constexpr int kTokens = kTokenEights * 8;
-  const auto shared_bytes = [](int64_t tokens) {
-    return kStreamWarps * stream_warp_bytes<kTokenEights, kRowTiles, kDepth>(tokens);
-  };
-  allow_dynamic_shared<kKernel>(shared_bytes(kTokens));
-  launch(call, kKernel, kRowTiles * kMmaRows, kTokens, kStreamStep,
-         shared_bytes(call.params.tokens));
+  launch(call, sm80_f16_stream_kernel<Element, kVector, kTokenEights, kRowTiles, kUnroll>,
+         kRowTiles * kMmaRows, kTokenEights * 8, kStreamStep);
 }
 
 /*
- * Up to 16 tokens: slices of 32 rows where that gives every multiprocessor two CTAs, else of 16;
- * as many steps under way, up to four, as leave room for three CTAs. From 17 tokens on two CTAs.
+ * Up to 16 tokens: slices of 32 rows and two steps a warp under way where that gives every
+ * multiprocessor two CTAs, else slices of 16 rows and four steps.
  */
 template <typename Element, int kVector, int kTokenEights>
 void launch_f16_rows(const Call& call) {
-  constexpr bool kMany = kTokenEights > 2;
-  constexpr int kDepth = kVector == 1 ? 1 : kMany ? 2 : 4;
+  constexpr bool kOneStep = kVector == 1 || kTokenEights > 2;
   const int64_t rows = call.info.block_rows;
-  const bool wide = kVector == 1 || kMany || call.info.rows / 32 >= 2 * call.multiprocessors;
-  if (rows <= 8) return launch_f16<Element, kVector, kTokenEights, 1, kDepth>(call);
-  if (rows <= 16 || !wide) return launch_f16<Element, kVector, kTokenEights, 2, kDepth>(call);
-  if constexpr (kTokenEights == 1) {
-    if (call.params.tokens <= kTokensOfFourSteps) {
-      return launch_f16<Element, kVector, kTokenEights, 4, kDepth>(call);
-    }
+  if (rows <= 8) {
+    launch_f16<Element, kVector, kTokenEights, 1, kOneStep ? 1 : 2>(call);
+  } else if (rows <= 16) {
+    launch_f16<Element, kVector, kTokenEights, 2, kOneStep ? 1 : 2>(call);
+  } else if (kOneStep || call.info.rows / 32 >= 2 * call.multiprocessors) {
+    launch_f16<Element, kVector, kTokenEights, 4, kOneStep ? 1 : 2>(call);
+  } else {
+    launch_f16<Element, kVector, kTokenEights, 2, kOneStep ? 1 : 4>(call);
   }
-  launch_f16<Element, kVector, kTokenEights, 4, std::min(kDepth, 3)>(call);
 }
 
 template <typename Element, int kVector>
@@ -161,7 +147,7 @@ void launch_f16_vector(const Call& call) {
 template <int kVector, int kLaneRows, int kThreadRows>
 void launch_f32(const Call& call) {
   const auto launch_tokens = [&](StreamKernel kernel, int tokens) {
-    launch(call, kernel, kLaneRows * kThreadRows, tokens, kWarp / kLaneRows * kVector, 0);
+    launch(call, kernel, kLaneRows * kThreadRows, tokens, kWarp / kLaneRows * kVector);
   };
   if (call.params.tokens == 1) {
     launch_tokens(f32_stream_kernel<kVector, kLaneRows, kThreadRows, 1>, 1);
