@@ -129,6 +129,31 @@ int main() {
     c.tokens = 65;
     c.rows = 67 * 64;
   });
+  /* A block-row far longer than the others, of which CTAs share tiles; 133 slices take 266 CTAs. */
+  const struct {
+    int64_t block_row_count, longest, tokens;
+    const char* kernel;
+  } skewed[] = {{133, 30, 128, narrow}, {133, 31, 128, narrow_split},
+                {133, 31, 129, narrow}, {60, 40, 128, narrow_split},
+                {60, 40, 129, narrow},  {60, 50, 256, narrow_split}};
+  for (const auto& row : skewed) {
+    expect_changed(row.kernel, "a long block-row", [&](Call& c) {
+      c.rows = row.block_row_count * 64;
+      c.longest_row = row.longest;
+      c.tokens = row.tokens;
+    });
+  }
+  for (int64_t longest : {23, 24}) { /* of 8 on average, and of 16 */
+    for (int64_t share : {8, 4}) {
+      djlbsr_info info = {};
+      info.rows = 40 * 64;
+      info.block_rows = info.block_cols = 64;
+      info.nnzb = 40 * 64 / share;
+      info.max_blocks_in_row = longest;
+      EXPECT(djlbsr::cuda::narrow_split_ctas(info) == (longest == 24 && share == 8 ? 4 : 2),
+             "%lld of a mean of %lld", (long long)longest, (long long)(64 / share));
+    }
+  }
   /* Persistent tiles a multiprocessor, and their steps. */
   const struct {
     int64_t block_rows, block_row_count, tokens;

@@ -102,10 +102,9 @@ __device__ inline void produce(const Fp32Params& p, TileQueue queue, uint32_t st
     /* Of this slice in step after step. */
     const int64_t slice_bytes = Fp32Terms::kTerms * Tile::kTermBytes;
     const char* terms =
-        p.terms +
-        slice_bytes * (Fp32Terms::first_step(range.first, range.block_row, p.block_cols) *
-                           p.slices_per_row +
-                       work.row_in_block / Tile::kRows);
+        p.terms + slice_bytes * (Fp32Terms::first_step(range.first, range.block_row, p.block_cols) *
+                                     p.slices_per_row +
+                                 work.row_in_block / Tile::kRows);
     int32_t block = 0;
     int32_t col = 0;
     for (int32_t step = 0; step < steps; ++step) {

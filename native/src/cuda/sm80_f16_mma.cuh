@@ -114,10 +114,9 @@ struct SliceWalk {
       const int32_t k = step * kStepCols + lane % 4 * 4 + i * kVector;
       const int32_t start =
           ptx::load_shared_4(slot(step) + kGroup * 8 * 32 + lane * (kRuns * 4) + i * 4);
-      cols[i] = k < stored_cols
-                    ? first_column<kVector>(start, l.cols, l.block_cols) + k -
-                          block_of(l, k) * l.block_cols
-                    : kNoCol;
+      cols[i] = k < stored_cols ? first_column<kVector>(start, l.cols, l.block_cols) + k -
+                                      block_of(l, k) * l.block_cols
+                                : kNoCol;
     }
   }
 
