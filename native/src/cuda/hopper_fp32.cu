@@ -42,11 +42,11 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.slices_per_row = p.block_rows / Tile::kRows;
   p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
   p.token_halves = 2 * p.token_tiles;
-  p.panel_token_tiles = static_cast<int32_t>(
-      std::clamp<int64_t>(kPanelBytes / (info.cols * 4 * Tile::kTokens), 1, p.token_tiles));
+  p.panel_token_tiles = even_panel(kPanelBytes / (info.cols * 4 * Tile::kTokens), p.token_tiles);
   const int tiles = p.row_count * p.slices_per_row * p.token_tiles;
   const int ctas = std::min({tiles, multiprocessors, kMaxGrid});
-  balance(p, info.max_blocks_in_row, ctas, false);
+  balance(p, ctas);
+  p.narrow_length = kNoRowIsLonger;
 
   launch_overlapped<hopper_fp32_kernel<Tile>>(ctas, 1, kFp32Threads, Tile::kSharedBytes,
                                               args.stream, &p);

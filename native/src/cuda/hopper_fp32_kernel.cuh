@@ -341,7 +341,6 @@ __device__ inline void consume(const Fp32Params& p, TileQueue queue, const char*
 template <typename Tile>
 __global__ void __launch_bounds__(kFp32Threads, 1)
     hopper_fp32_kernel(const __grid_constant__ Fp32Params p) {
-  using TileScheduler = Scheduler<1, BlockRowLengths>;
   extern __shared__ __align__(1024) char shared[];
   const uint32_t full = ptx::shared_address(shared + Tile::kBarriers);
   const uint32_t empty = full + Tile::kStages * 8;
@@ -357,21 +356,20 @@ __global__ void __launch_bounds__(kFp32Threads, 1)
       ptx::mbarrier_init(empty + stage * 8, kConsumerWarps);
     }
     queue.init(1 + kConsumerWarps);
-    if (p.knows_first) queue.start(TileScheduler::first_tile(p));
     ptx::fence_mbarrier_init();
   }
-  __syncthreads();
   ptx::launch_dependents(); /* whose CTAs find room when these end */
   ptx::dependency_wait();
+  lengths.load(p.row_count);
+  __syncthreads();
 
   const int warpgroup = threadIdx.x / kWarpgroup;
   if (warpgroup == 0) {
     ptx::give_registers<56>();
     if (threadIdx.x < 32) {
       produce<Tile>(p, queue, ptx::shared_address(shared), full, empty);
-    } else {
-      lengths.load(p.row_count);
-      if (threadIdx.x < 64) TileScheduler(p, lengths, queue, keys, p.knows_first).run();
+    } else if (threadIdx.x < 64) {
+      Scheduler<1, BlockRowLengths>(p, lengths, queue, keys).run();
     }
   } else {
     ptx::take_registers<224>();

@@ -13,8 +13,8 @@ namespace djlbsr::cuda {
 namespace {
 
 constexpr int64_t kMegabyte = 1 << 20;
-/* Of x that a panel of tokens reads: what measured best with tiles of these rows. */
-constexpr int64_t panel_bytes(int tile_rows) { return (tile_rows == 128 ? 16 : 8) * kMegabyte; }
+/* Of x that a panel of tokens reads: what measured best. */
+constexpr int64_t kPanelBytes = 16 * kMegabyte;
 /* As far as panels of far fewer tiles than CTAs grow; more than half of L2 costs more. */
 constexpr int64_t kMostPanelBytes = 24 * kMegabyte;
 
@@ -54,11 +54,11 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   const int ctas = std::max(std::min(multiprocessors, kMaxGrid) / 2 * 2, 2);
   const int64_t token_tile_bytes = info.cols * 2 * Tile::kTokens;
   const int64_t panel =
-      std::max(panel_bytes(kTileRows) / token_tile_bytes,
+      std::max(kPanelBytes / token_tile_bytes,
                std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes));
-  p.panel_token_tiles = static_cast<int32_t>(std::clamp<int64_t>(panel, 1, p.token_tiles));
+  p.panel_token_tiles = even_panel(panel, p.token_tiles);
   const int tiles = slices * p.token_tiles;
-  balance(p, info.max_blocks_in_row, ctas, true);
+  balance(p, ctas);
 
   /* Of half tiles, if need be. */
   launch_overlapped<hopper_kernel<Element, kTileRows>>(std::min(2 * tiles, ctas), 2, kHopperThreads,

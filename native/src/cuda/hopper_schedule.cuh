@@ -27,7 +27,6 @@ constexpr int kWarpgroup = 128;
 constexpr int kMaxSharedLengths = 1024; /* of block-rows; of more, lengths come from L2 */
 constexpr int kMaxGrid = 160;           /* CTAs that the scheduler knows; an H100 has 132 */
 constexpr int kQueueSlots = 8;          /* of tiles dealt and not yet begun */
-constexpr int kLengthsBarrier = 3;      /* consumers have 1 and 2 */
 /* What a CTA's time goes into: a step, one of a half tile, and a tile's start and end. */
 constexpr int kStepCost = 8;
 constexpr int kHalfStepCost = 5;
@@ -59,14 +58,17 @@ struct ScheduleParams : DealParams {
   int32_t block_cols;
   int32_t most_blocks; /* that a block-row has room for: cols / block_cols */
   int32_t tokens;
-  bool knows_first; /* tiles of CTAs, by Scheduler::first_tile() */
 };
 
-/*
- * Sets what depends on the lengths of block-rows, of which max_blocks is the greatest, for so many
- * CTAs; the rest is set. cuts: the kernel has half tiles.
- */
-inline void balance(ScheduleParams& p, int64_t max_blocks, int64_t ctas, bool cuts) {
+/* Panels of up to so many token tiles, of equal width as far as that goes. */
+inline int32_t even_panel(int64_t most, int32_t token_tiles) {
+  const int64_t width = std::clamp<int64_t>(most, 1, token_tiles);
+  const int64_t panels = (token_tiles - 1) / width + 1;
+  return static_cast<int32_t>((token_tiles - 1) / panels + 1);
+}
+
+/* Sets long_length and narrow_length, for so many CTAs; the others are set. */
+inline void balance(ScheduleParams& p, int64_t ctas) {
   const auto blocks_of = [&](double cost) {
     return static_cast<int32_t>(std::clamp((cost - kTileCost) / p.length_cost, 0.0, 1e9));
   };
@@ -75,19 +77,15 @@ inline void balance(ScheduleParams& p, int64_t max_blocks, int64_t ctas, bool cu
   /* A CTA's share of a tile of tokens. */
   const double share = (mean * p.length_cost + kTileCost) * slices / static_cast<double>(ctas);
   /* In the last panel it would end later than the others by a panel and a tenth of everything. */
-  const double panel = share * p.panel_token_tiles;
-  p.long_length = blocks_of(panel + std::max(panel, 0.1 * share * p.token_tiles));
+  const int32_t last_panel = (p.token_tiles - 1) % p.panel_token_tiles + 1;
+  p.long_length =
+      blocks_of(share * (last_panel + std::max<double>(last_panel, 0.1 * p.token_tiles)));
   /* Beyond a CTA's share and the mean, and longer than a tile's own cost makes up for. */
   const double narrow =
       std::max({1.5 * share * p.token_tiles, 2.5 * mean * p.length_cost, 8.0 * kTileCost});
   p.narrow_length = slices * p.token_tiles <= static_cast<double>(ctas)
                         ? -1 /* all of them: there are CTAs for twice the tiles */
                         : blocks_of(narrow);
-  if (max_blocks <= p.long_length) p.long_length = kNoRowIsLonger;
-  if (!cuts || max_blocks <= p.narrow_length) p.narrow_length = kNoRowIsLonger;
-  p.knows_first = p.long_length == kNoRowIsLonger && p.narrow_length == kNoRowIsLonger &&
-                  p.panel_token_tiles <= p.token_halves / 2 &&
-                  slices * p.panel_token_tiles >= static_cast<double>(ctas);
 }
 
 /* The stored blocks of a block-row. */
@@ -161,14 +159,12 @@ struct BlockRowLengths {
   __device__ BlockRowLengths(const ScheduleParams& p, uint16_t* memory)
       : rows(p.rows), shared(memory), fit(p.row_count <= kMaxSharedLengths) {}
 
-  /* Warps 1 to 3 of the CTA, of which the scheduler is one, while the others begin. */
+  /* All threads. */
   __device__ void load(int32_t count) {
-    constexpr int kThreads = 96;
     if (!fit) return;
-    for (int32_t i = static_cast<int32_t>(threadIdx.x) - 32; i < count; i += kThreads) {
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += blockDim.x) {
       shared[i] = static_cast<uint16_t>(loaded_length(&rows[i].blocks));
     }
-    ptx::warps_sync(kLengthsBarrier, kThreads);
   }
 
   __device__ uint32_t operator()(int32_t position) const {
@@ -216,7 +212,7 @@ struct TileQueue {
     }
   }
 
-  /* The same thread: the first tile, if it is known, which the scheduler then leaves out. */
+  /* The same thread: the first tile, which the scheduler then leaves out. */
   __device__ void start(TilePlace tile) const {
     ptx::store_shared(place(), tile.slice, tile.tokens);
     ptx::mbarrier_arrive(full());
@@ -363,16 +359,17 @@ class Scheduler {
   }
 
   /*
-   * Ranks the clusters by their work so far, at first by their numbers. Those that the least busy
-   * one, given a tile of the row at position, would not catch up with get none: count may fall, as
-   * long as a deal gives out more work than is done meanwhile.
+   * Ranks the clusters by their work so far, while some have none these alone. Those that the least
+   * busy one, given a tile of the row at position, would not catch up with get none: count may
+   * fall, as long as a deal gives out more work than is done meanwhile.
    */
   __device__ __forceinline__ void rank_clusters(uint32_t (&ranks)[kPerLane], uint32_t& count,
                                                 int32_t position, bool narrow) {
-    if (idle_) {
-      idle_ = false;
+    if (idle_from_ < clusters()) {
+      count = min(count, clusters() - idle_from_);
 #pragma unroll
-      for (int j = 0; j < kPerLane; ++j) ranks[j] = keys_[j];
+      for (int j = 0; j < kPerLane; ++j) ranks[j] = j * 32 + lane() - idle_from_; /* or large */
+      idle_from_ += count;
       return;
     }
     const uint32_t tile_cost = cost(position, narrow);
@@ -412,7 +409,7 @@ class Scheduler {
   /* Work of cluster 32j + lane, beyond the least busy one's, above its number in 8 bits, which
    * decides between equals; ~0 where there is none. */
   uint32_t keys_[kPerLane];
-  bool idle_ = true; /* nobody has a tile yet */
+  uint32_t idle_from_ = 0; /* the first cluster without a tile yet; the next tiles go there */
   bool started_;
 };
 
