@@ -126,7 +126,7 @@ void monotone() {
           const djlbsr_info info =
               weight(rows, cols, block, block, density, dtype, cuda ? DJLBSR_CUDA : DJLBSR_CPU);
           const djlbsr_prediction p =
-              cuda ? predict_cuda(info, t, 0, {80, 108, 0}) : predict_cpu(info, t, 0, 1, profile);
+              cuda ? predict_cuda(info, t, 0, {80, 108, 0, 40 << 20}) : predict_cpu(info, t, 0, 1, profile);
           EXPECT(std::isfinite(p.bsr_seconds) && std::isfinite(p.dense_seconds) &&
                      p.bsr_seconds > 0 && p.dense_seconds > 0,
                  "%g and %g seconds", p.bsr_seconds, p.dense_seconds);
@@ -194,7 +194,7 @@ void cuda_choice() {
       {"32, 87.5 % removed", half(8192, 8192, 32, 0.125), 8192, kFittedMachine, 0},
       {"16, half removed", half(8192, 8192, 16, 0.5), 8192, kFittedMachine, 1},
       {"112 in 16s, half removed", half(7168, 7168, 112, 0.5), 8192, kFittedMachine, 1},
-      {"64, no Hopper", half(8192, 8192, 64, 0.5), 8192, {80, 108, 0}, 1},
+      {"64, no Hopper", half(8192, 8192, 64, 0.5), 8192, {80, 108, 0, 40 << 20}, 1},
       {"1x1, half removed", half(4096, 4096, 1, 0.5), 512, kFittedMachine, 1},
   };
   for (const Case& c : cases) {

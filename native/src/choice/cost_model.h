@@ -70,10 +70,11 @@ struct CudaMachine {
   int compute_capability; /* 10 * major + minor */
   int multiprocessors;
   double memory_tbs; /* by its clock and width, in TB/s; 0 if the driver does not tell */
+  int l2_bytes;
 };
 
 /* An H200, which the rates are for. */
-constexpr CudaMachine kFittedMachine = {90, 132, 4.92};
+constexpr CudaMachine kFittedMachine = {90, 132, 4.92, 60 << 20};
 
 /*
  * The model of a kernel, with rates for kFittedMachine:

@@ -96,6 +96,7 @@ choice::CudaMachine read_machine(int device) {
   DJLBSR_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
   DJLBSR_CUDA(
       cudaDeviceGetAttribute(&machine.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  DJLBSR_CUDA(cudaDeviceGetAttribute(&machine.l2_bytes, cudaDevAttrL2CacheSize, device));
   machine.compute_capability = 10 * major + minor;
   int kilohertz = 0;
   int bits = 0;
@@ -289,7 +290,7 @@ void linear(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   switch (kernel) {
     case Kernel::kHopper128x256:
     case Kernel::kHopper64x512:
-      return hopper_linear(kernel, info, packed, args, device.multiprocessors);
+      return hopper_linear(kernel, info, packed, args, device);
     case Kernel::kHopperNarrow:
     case Kernel::kHopperNarrowSplit:
       return hopper_narrow(kernel, info, packed, args, device.multiprocessors);

@@ -13,14 +13,15 @@ namespace djlbsr::cuda {
 namespace {
 
 constexpr int64_t kMegabyte = 1 << 20;
-/* Of x that a panel of tokens reads: what measured best. */
+/* Of x that a panel of tokens reads: what measured best, unless all of x is one. */
 constexpr int64_t kPanelBytes = 16 * kMegabyte;
+constexpr double kOnePanel = 0.6; /* of L2 */
 /* As far as panels of far fewer tiles than CTAs grow; more than half of L2 costs more. */
 constexpr int64_t kMostPanelBytes = 24 * kMegabyte;
 
 template <typename Element, int kTileRows>
 void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_args& args,
-            int multiprocessors) {
+            const choice::CudaMachine& device) {
   using Tile = HopperTile<kTileRows>;
   const Layout layout = layout_of(info);
   const auto* base = static_cast<const char*>(packed);
@@ -51,11 +52,14 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.token_tiles = static_cast<int32_t>((args.tokens - 1) / Tile::kTokens + 1);
   p.token_halves = static_cast<int32_t>((args.tokens - 1) / (Tile::kTokens / 2) + 1);
   const int slices = p.row_count * p.slices_per_row;
-  const int ctas = std::max(std::min(multiprocessors, kMaxGrid) / 2 * 2, 2);
+  const int ctas = std::max(std::min(device.multiprocessors, kMaxGrid) / 2 * 2, 2);
   const int64_t token_tile_bytes = info.cols * 2 * Tile::kTokens;
   const int64_t panel =
-      std::max(kPanelBytes / token_tile_bytes,
-               std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes));
+      static_cast<double>(info.cols * 2 * args.tokens) <= kOnePanel * device.l2_bytes
+          ? p.token_tiles
+          : std::max(
+                kPanelBytes / token_tile_bytes,
+                std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes));
   p.panel_token_tiles = even_panel(panel, p.token_tiles);
   const int tiles = slices * p.token_tiles;
   balance(p, ctas);
@@ -68,13 +72,13 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
 }  // namespace
 
 void hopper_linear(Kernel kernel, const djlbsr_info& info, const void* packed,
-                   const djlbsr_linear_args& args, int multiprocessors) {
+                   const djlbsr_linear_args& args, const choice::CudaMachine& device) {
   const bool half = info.dtype == DJLBSR_FLOAT16;
   const auto run = kernel == Kernel::kHopper128x256
                        ? half ? launch<__half, 128> : launch<__nv_bfloat16, 128>
                    : half ? launch<__half, 64>
                           : launch<__nv_bfloat16, 64>;
-  run(info, packed, args, multiprocessors);
+  run(info, packed, args, device);
 }
 
 }  // namespace djlbsr::cuda

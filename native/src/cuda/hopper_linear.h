@@ -3,6 +3,7 @@
  */
 #pragma once
 
+#include "choice/cost_model.h"
 #include "common/meta.h"
 #include "cuda/kernel_choice.h"
 #include "djlbsr.h"
@@ -11,7 +12,7 @@ namespace djlbsr::cuda {
 
 /* Launches a Hopper kernel that kernel_choice gave for these arguments. */
 void hopper_linear(Kernel kernel, const djlbsr_info& info, const void* packed,
-                   const djlbsr_linear_args& args, int multiprocessors);
+                   const djlbsr_linear_args& args, const choice::CudaMachine& device);
 
 /* The same for the kernels of fp32. */
 void hopper_fp32_linear(Kernel kernel, const djlbsr_info& info, const void* packed,
