@@ -230,8 +230,11 @@ void grids() {
            (long long)pairs, (long long)cols, (long long)tokens, most, grid.clusters,
            grid.panel_token_tiles, grid.token_tiles);
   }
-  /* 8 token tiles of 8192 columns are 16 MB. */
-  EXPECT(panel_grid(11, 8192, 8192, 128, 66).panel_token_tiles == 8,
+  /* 8 token tiles of 8192 columns are 16 MB, 6 of twice the tokens 24 MB; 20 are 7, 7 and 6. */
+  EXPECT(panel_grid(11, 8192, 8192, 128, 66).panel_token_tiles == 8 &&
+             panel_grid(22, 8192, 8192, 256, 66).panel_token_tiles == 6 &&
+             panel_grid(11, 8192, 20 * 128, 128, 66).panel_token_tiles == 7 &&
+             panel_grid(9, 8192, 9 * 128, 128, 66).panel_token_tiles == 8,
          "panels of x have another size");
 }
 

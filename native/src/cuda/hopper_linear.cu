@@ -13,9 +13,10 @@ namespace djlbsr::cuda {
 namespace {
 
 constexpr int64_t kMegabyte = 1 << 20;
-/* Of x that a panel of tokens reads: what measured best, unless all of x is one. */
+/* Of x that a panel of tokens reads: what measured best. */
 constexpr int64_t kPanelBytes = 16 * kMegabyte;
-constexpr double kOnePanel = 0.6; /* of L2 */
+/* Of L2, up to which x is one panel where block-rows are long, so that none has to go first. */
+constexpr double kOnePanel = 0.6;
 /* As far as panels of far fewer tiles than CTAs grow; more than half of L2 costs more. */
 constexpr int64_t kMostPanelBytes = 24 * kMegabyte;
 
@@ -55,14 +56,16 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   const int ctas = std::max(std::min(device.multiprocessors, kMaxGrid) / 2 * 2, 2);
   const int64_t token_tile_bytes = info.cols * 2 * Tile::kTokens;
   const int64_t panel =
-      static_cast<double>(info.cols * 2 * args.tokens) <= kOnePanel * device.l2_bytes
-          ? p.token_tiles
-          : std::max(
-                kPanelBytes / token_tile_bytes,
-                std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes));
+      std::max(kPanelBytes / token_tile_bytes,
+               std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes));
   p.panel_token_tiles = even_panel(panel, p.token_tiles);
-  const int tiles = slices * p.token_tiles;
   balance(p, ctas);
+  const bool fits = static_cast<double>(info.cols * 2 * args.tokens) <= kOnePanel * device.l2_bytes;
+  if (fits && info.max_blocks_in_row > p.long_length) {
+    p.panel_token_tiles = p.token_tiles;
+    balance(p, ctas);
+  }
+  const int tiles = slices * p.token_tiles;
 
   /* Of half tiles, if need be. */
   launch_overlapped<hopper_kernel<Element, kTileRows>>(std::min(2 * tiles, ctas), 2, kHopperThreads,

@@ -22,8 +22,12 @@ constexpr double kLongChunksPay = 0.25;
 constexpr int64_t kSkewed = 2;
 constexpr double kSpreadingPays = 0.95;
 
-/* Of x that the clusters read at a time; more than half of L2 loses most of its rate. */
+/*
+ * Of x that the clusters read at a time, with tiles of 128 tokens and, of squares of 64, of 256;
+ * more than half of L2 loses most of its rate.
+ */
 constexpr int64_t kXBytes = 16 << 20;
+constexpr int64_t kXBytesOf256 = 24 << 20;
 
 int64_t align(int64_t offset) { return (offset + kPanelUnit - 1) / kPanelUnit * kPanelUnit; }
 
@@ -287,8 +291,10 @@ PanelGrid panel_grid(int64_t pairs, int64_t cols, int64_t tokens, int32_t tile_t
                      int32_t most_clusters) {
   const int64_t token_tiles = divide_up(tokens, tile_tokens);
   const int64_t clusters = std::min<int64_t>(pairs * token_tiles, most_clusters);
-  const int64_t panel = std::clamp<int64_t>(kXBytes / (cols * 2 * tile_tokens),
-                                            divide_up(clusters, pairs), token_tiles);
+  const int64_t least = divide_up(clusters, pairs);
+  const int64_t most = (tile_tokens == 256 ? kXBytesOf256 : kXBytes) / (cols * 2 * tile_tokens);
+  const int64_t panels = divide_up(token_tiles, std::clamp(most, least, token_tiles));
+  const int64_t panel = std::max(divide_up(token_tiles, panels), least); /* of equal width */
   return {static_cast<int32_t>(clusters), static_cast<int32_t>(token_tiles),
           static_cast<int32_t>(panel)};
 }
