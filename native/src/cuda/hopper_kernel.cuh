@@ -8,7 +8,9 @@
  * shared-memory stages: the weight's elements from the values as they were packed, and the same
  * columns of x for the tile's tokens, both by bulk tensor copies with the 128-byte swizzle. Each
  * consumer holds 64 rows x 256 tokens of sums: two halves of 128 rows that share x, or two halves
- * of 512 tokens that share the weight. hopper_schedule.cuh deals the tiles.
+ * of 512 tokens that share the weight. hopper_schedule.cuh deals the tiles. CTAs are launched in
+ * clusters of two, though they share nothing: so neighbors, which begin with tiles of the same
+ * block-row, run side by side.
  *
  * Sums become rows of y through shared memory, with bias and activation on the way: for 128 rows
  * through a buffer and by stores of 16 bytes; for 64 rows, where the stages leave no room for a

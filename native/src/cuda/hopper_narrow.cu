@@ -96,7 +96,7 @@ void hopper_narrow(Kernel kernel, const djlbsr_info& info, const void* packed,
   const auto run = kernel == Kernel::kHopperNarrow
                        ? half ? launch_for<__half, 1> : launch_for<__nv_bfloat16, 1>
                    : quads ? half ? launch_for<__half, 4> : launch_for<__nv_bfloat16, 4>
-                   : half  ? launch_for<__half, 2>
+                   : half ? launch_for<__half, 2>
                            : launch_for<__nv_bfloat16, 2>;
   run({info, packed, args, multiprocessors});
 }

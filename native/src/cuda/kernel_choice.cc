@@ -185,14 +185,14 @@ int64_t outlasting_steps(const djlbsr_info& info) {
 
 /*
  * Where hopper_narrow leaves multiprocessors idle and waits for its longest slice of 64 rows, which
- * has a step of 64 columns for every CTA. A far longer one sets its time, 0.37 us a step; a CTA of
- * the split takes the machine 0.032 us.
+ * has a step of 64 columns for every CTA; or where a far longer one sets its time, in microseconds.
  */
 bool few_slices(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
   if (args.tokens <= 16) return false;
   if (!multiples_of_64(info)) return few_slices_of_32(info, args.tokens);
   const int64_t ctas = info.rows / 64 * ((args.tokens - 1) / 128 + 1) * narrow_split_ctas(info);
-  if (2 * ctas + 180 < 23 * outlasting_steps(info)) return true;
+  const double of_longest = 0.37 * static_cast<double>(outlasting_steps(info));
+  if (0.032 * static_cast<double>(ctas) + 2.9 < of_longest) return true;
   return args.tokens <= 128 && info.rows / 64 * ((args.tokens - 1) / 64 + 1) <= 132 &&
          info.nnzb * info.block_cols >= 4 * 64 * (info.rows / info.block_rows);
 }

@@ -49,19 +49,19 @@ void shapes(bool quick) {
   }
 }
 
-/* One block-row is far longer than the others: the CTAs of a cluster share its tiles. */
-Matrix split_row(Rng& rng, int64_t block_rows, int32_t dtype) {
+/* One block-row is far longer than the others: it goes first, is cut, or its tiles are shared. */
+Matrix long_row(Rng& rng, int64_t block_rows, int32_t dtype) {
   return Matrix(rng, 16, 30, block_rows, 64, dtype, "heavy row", 0.05);
 }
 
-void split_tiles(bool quick) {
+void long_rows(bool quick) {
   Rng rng(2);
   int32_t activation = 0;
   for (int64_t block_rows : {64, 128, 192}) {
     for (int32_t dtype : {DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
       for (int64_t tokens : {1, 65, 128, 300, 700, 1500}) {
         if (quick && tokens != 300) continue;
-        Matrix m = split_row(rng, block_rows, dtype);
+        Matrix m = long_row(rng, block_rows, dtype);
         check(rng, m, Case{tokens, 0, 8, true, activation++ % 5}, "heavy row");
       }
     }
@@ -124,7 +124,7 @@ void integers() {
                  "several tiles a CTA, skewed");
     equals_other(rng, Matrix(rng, 20, 128, 128, 64, dtype, "random", 0.1), 2400, DJLBSR_NONE,
                  "several panels");
-    /* Long block-rows go first in all panels, and the CTAs of a cluster share their tiles. */
+    /* Long block-rows go first in all panels, and are cut to half tiles of tokens. */
     for (int64_t rows : {64, 128}) {
       equals_other(rng, Matrix(rng, 12, 128, rows, 64, dtype, "heavy row", 0.05), 1400, DJLBSR_NONE,
                    "several panels, skewed");
@@ -132,8 +132,8 @@ void integers() {
                    "half tiles, skewed");
     }
     for (int64_t rows : {192, 256}) {
-      equals_other(rng, split_row(rng, rows, dtype), 12000, DJLBSR_NONE,
-                   "several split tiles a cluster");
+      equals_other(rng, long_row(rng, rows, dtype), 12000, DJLBSR_NONE,
+                   "several tiles of a long block-row");
     }
     equals_other(rng, Matrix(rng, 1030, 3, 64, 64, dtype, "random"), 64, DJLBSR_NONE,
                  "more block-rows than have lengths in shared memory");
@@ -193,7 +193,7 @@ void deterministic() {
     }
   }
   for (int64_t block_rows : {64, 128}) {
-    const Matrix m = split_row(rng, block_rows, DJLBSR_FLOAT16);
+    const Matrix m = long_row(rng, block_rows, DJLBSR_FLOAT16);
     check_deterministic(rng, m, 1500, {1, 64, 200, 300, 700, 1024, 1500}, 0, DJLBSR_NONE);
   }
   /* Pieces of 128 tokens, and of 64 with either number of stages, by the same kernel. */
@@ -219,7 +219,7 @@ void altered_packed_bytes() {
       alter(Matrix(rng, blocks, 2 * blocks - 1, block[0], block[1], DJLBSR_FLOAT16, "full"), 70);
     }
   }
-  for (int64_t block_rows : {64, 128}) alter(split_row(rng, block_rows, DJLBSR_FLOAT16), 300);
+  for (int64_t block_rows : {64, 128}) alter(long_row(rng, block_rows, DJLBSR_FLOAT16), 300);
   /* More tiles than multiprocessors: hopper_narrow takes the block-rows by length. */
   alter(Matrix(rng, 200, 1, 64, 64, DJLBSR_FLOAT16, "full"), 256);
 }
@@ -233,7 +233,7 @@ int main(int argc, char** argv) {
   }
   const bool quick = argc > 1 && std::strcmp(argv[1], "quick") == 0;
   shapes(quick);
-  split_tiles(quick);
+  long_rows(quick);
   altered_packed_bytes();
   if (!quick) {
     integers();
