@@ -125,8 +125,8 @@ void monotone() {
         const auto predict = [&](double density, int64_t t) {
           const djlbsr_info info =
               weight(rows, cols, block, block, density, dtype, cuda ? DJLBSR_CUDA : DJLBSR_CPU);
-          const djlbsr_prediction p =
-              cuda ? predict_cuda(info, t, 0, {80, 108, 0, 40 << 20}) : predict_cpu(info, t, 0, 1, profile);
+          const djlbsr_prediction p = cuda ? predict_cuda(info, t, 0, {80, 108, 0, 40 << 20})
+                                           : predict_cpu(info, t, 0, 1, profile);
           EXPECT(std::isfinite(p.bsr_seconds) && std::isfinite(p.dense_seconds) &&
                      p.bsr_seconds > 0 && p.dense_seconds > 0,
                  "%g and %g seconds", p.bsr_seconds, p.dense_seconds);

@@ -133,9 +133,9 @@ int main() {
   const struct {
     int64_t block_row_count, longest, tokens;
     const char* kernel;
-  } skewed[] = {{133, 30, 128, narrow}, {133, 31, 128, narrow_split},
-                {133, 31, 129, narrow}, {60, 40, 128, narrow_split},
-                {60, 40, 129, narrow},  {60, 50, 256, narrow_split}};
+  } skewed[] = {{133, 30, 128, narrow}, {133, 31, 128, narrow_split}, {133, 31, 129, narrow},
+                {60, 40, 129, narrow},  {60, 50, 256, narrow_split},  {8, 64, 512, narrow_split},
+                {8, 64, 513, narrow}};
   for (const auto& row : skewed) {
     expect_changed(row.kernel, "a long block-row", [&](Call& c) {
       c.rows = row.block_row_count * 64;
@@ -143,16 +143,21 @@ int main() {
       c.tokens = row.tokens;
     });
   }
-  for (int64_t longest : {23, 24}) { /* of 8 on average, and of 16 */
-    for (int64_t share : {8, 4}) {
-      djlbsr_info info = {};
-      info.rows = 40 * 64;
-      info.block_rows = info.block_cols = 64;
-      info.nnzb = 40 * 64 / share;
-      info.max_blocks_in_row = longest;
-      EXPECT(djlbsr::cuda::narrow_split_ctas(info) == (longest == 24 && share == 8 ? 4 : 2),
-             "%lld of a mean of %lld", (long long)longest, (long long)(64 / share));
-    }
+  const struct {
+    int64_t slices, block_cols, mean, longest;
+    int ctas;
+  } splits[] = {{32, 64, 8, 8, 4},  {33, 64, 8, 23, 2}, {33, 64, 8, 24, 4},  {33, 64, 16, 24, 2},
+                {96, 64, 8, 24, 4}, {97, 64, 8, 24, 2}, {33, 128, 4, 12, 4}, {33, 96, 8, 24, 2}};
+  for (const auto& split : splits) {
+    djlbsr_info info = {};
+    info.rows = split.slices * 64;
+    info.block_rows = 64;
+    info.block_cols = split.block_cols;
+    info.nnzb = split.slices * split.mean;
+    info.max_blocks_in_row = split.longest;
+    EXPECT(djlbsr::cuda::narrow_split_ctas(info) == split.ctas,
+           "%lld slices, %lld of a mean of %lld", (long long)split.slices, (long long)split.longest,
+           (long long)split.mean);
   }
   /* Persistent tiles a multiprocessor, and their steps. */
   const struct {

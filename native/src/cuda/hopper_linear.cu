@@ -55,10 +55,10 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   const int slices = p.row_count * p.slices_per_row;
   const int ctas = std::max(std::min(device.multiprocessors, kMaxGrid) / 2 * 2, 2);
   const int64_t token_tile_bytes = info.cols * 2 * Tile::kTokens;
-  const int64_t panel =
-      std::max(kPanelBytes / token_tile_bytes,
-               std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes));
-  p.panel_token_tiles = even_panel(panel, p.token_tiles);
+  const auto least = static_cast<int32_t>(std::clamp<int64_t>(
+      std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes), 1,
+      p.token_tiles));
+  p.panel_token_tiles = std::max(even_panel(kPanelBytes / token_tile_bytes, p.token_tiles), least);
   balance(p, ctas);
   const bool fits = static_cast<double>(info.cols * 2 * args.tokens) <= kOnePanel * device.l2_bytes;
   if (fits && info.max_blocks_in_row > p.long_length) {

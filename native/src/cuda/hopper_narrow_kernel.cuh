@@ -15,7 +15,8 @@
  * Where a weight has few slices, the CTAs of a cluster share a tile: each takes an equal part of
  * its steps, and their sums are added through distributed shared memory in the order of the CTAs.
  *
- * An output's bits depend on the weight, its row of x and the size of the cluster, not on the tile.
+ * An output's bits depend on the weight, its row of x and how many CTAs share a tile, not on the
+ * tile.
  */
 #pragma once
 

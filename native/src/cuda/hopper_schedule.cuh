@@ -4,7 +4,7 @@
  * Which CTA, or cluster, of a persistent Hopper kernel computes which tiles, and the pieces that
  * hand them on; first_token() is for all Hopper kernels.
  *
- * Tiles are ordered by panels of tokens whose x fits in half of L2, inside a panel by falling
+ * Tiles are ordered by panels of tokens whose x stays in L2, inside a panel by falling
  * length of their row: the stored blocks of a block-row, or what a pair of tiles of panels.h costs.
  * Block-rows that would end long after all others go first, in all panels; those that would outlast
  * everything are cut to half tiles of tokens. A scheduler warp of every CTA deals the tiles out,
@@ -76,7 +76,7 @@ inline void balance(ScheduleParams& p, int64_t ctas) {
   const double mean = static_cast<double>(p.nnzb) / p.row_count;
   /* A CTA's share of a tile of tokens. */
   const double share = (mean * p.length_cost + kTileCost) * slices / static_cast<double>(ctas);
-  /* In the last panel it would end later than the others by a panel and a tenth of everything. */
+  /* In the last panel it would end later than the others by as much, and a tenth of everything. */
   const int32_t last_panel = (p.token_tiles - 1) % p.panel_token_tiles + 1;
   p.long_length =
       blocks_of(share * (last_panel + std::max<double>(last_panel, 0.1 * p.token_tiles)));
@@ -359,9 +359,10 @@ class Scheduler {
   }
 
   /*
-   * Ranks the clusters by their work so far, while some have none these alone. Those that the least
-   * busy one, given a tile of the row at position, would not catch up with get none: count may
-   * fall, as long as a deal gives out more work than is done meanwhile.
+   * Ranks the clusters by their work so far. While some have no tile yet, only those are ranked, by
+   * their numbers. Those that the least busy one, given a tile of the row at position, would not
+   * catch up with get none: count may fall, as long as a deal gives out more work than is done
+   * meanwhile.
    */
   __device__ __forceinline__ void rank_clusters(uint32_t (&ranks)[kPerLane], uint32_t& count,
                                                 int32_t position, bool narrow) {

@@ -175,24 +175,38 @@ bool few_tiles(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
   return tiles <= (steps < 4 ? 16 : steps < 7 ? 3 : 1.5);
 }
 
-/* Steps of 64 columns that the longest block-row has, if it is long and few are; else 0. */
-int64_t outlasting_steps(const djlbsr_info& info) {
-  const int64_t steps = info.max_blocks_in_row * (info.block_cols / 64);
-  const auto mean = static_cast<double>(info.nnzb) * static_cast<double>(info.block_rows) /
-                    static_cast<double>(info.rows);
-  return steps >= 24 && static_cast<double>(info.max_blocks_in_row) >= 2.5 * mean ? steps : 0;
+/* Steps of 64 columns that a block-row has on average. */
+double mean_steps(const djlbsr_info& info) {
+  return static_cast<double>(info.nnzb) * static_cast<double>(info.block_rows) *
+         static_cast<double>(info.block_cols / 64) / static_cast<double>(info.rows);
+}
+
+/* The steps of the longest block-row, if it is long and few are; else 0. */
+double outlasting_steps(const djlbsr_info& info) {
+  const double steps =
+      static_cast<double>(info.max_blocks_in_row) * static_cast<double>(info.block_cols / 64);
+  return steps >= 24 && steps >= 2.5 * mean_steps(info) ? steps : 0;
+}
+
+/*
+ * Where a far longer block-row would set the time of hopper_narrow, and sharing its tiles takes
+ * less, in microseconds: measured with 32 to 512 tokens.
+ */
+bool outlasts_the_split(const djlbsr_info& info, int64_t tokens) {
+  const int split = narrow_split_ctas(info);
+  const int64_t ctas = info.rows / 64 * ((tokens - 1) / 128 + 1) * split;
+  const double of_cta = std::max(0.032, 0.011 + 0.0026 * mean_steps(info) / split);
+  return tokens <= 512 && of_cta * static_cast<double>(ctas) + 2.9 < 0.37 * outlasting_steps(info);
 }
 
 /*
  * Where hopper_narrow leaves multiprocessors idle and waits for its longest slice of 64 rows, which
- * has a step of 64 columns for every CTA; or where a far longer one sets its time, in microseconds.
+ * has a step of 64 columns for every CTA, or is far longer than the others.
  */
 bool few_slices(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
   if (args.tokens <= 16) return false;
   if (!multiples_of_64(info)) return few_slices_of_32(info, args.tokens);
-  const int64_t ctas = info.rows / 64 * ((args.tokens - 1) / 128 + 1) * narrow_split_ctas(info);
-  const double of_longest = 0.37 * static_cast<double>(outlasting_steps(info));
-  if (0.032 * static_cast<double>(ctas) + 2.9 < of_longest) return true;
+  if (outlasts_the_split(info, args.tokens)) return true;
   return args.tokens <= 128 && info.rows / 64 * ((args.tokens - 1) / 64 + 1) <= 132 &&
          info.nnzb * info.block_cols >= 4 * 64 * (info.rows / info.block_rows);
 }

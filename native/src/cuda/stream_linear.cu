@@ -108,11 +108,15 @@ bool wide_slices(const Call& call) { return call.info.rows / 32 >= 2 * call.mult
 /*
  * Where up to 8 tokens are faster by the kernel for 16, of whose CTAs registers let three live on a
  * multiprocessor instead of four: where those are all there are, CTAs of the next kernel that begin
- * beside them are in their way (11008x4096, 64x64: 5.8 us instead of 6.6).
+ * beside them are in their way (11008x4096, 64x64: 5.8 us instead of 6.6). Kernels of fewer rows or
+ * single elements do not differ so.
  */
+template <int kVector>
 bool three_ctas_suffice(const Call& call) {
-  const int64_t slices = call.info.rows / (wide_slices(call) ? 32 : 16);
-  return call.info.block_rows > 16 && slices <= kCtasAtOnce * call.multiprocessors;
+  const djlbsr_info& info = call.info;
+  if (kVector == 1 || !call.overlaps || info.block_rows <= 16) return false;
+  const int64_t slices = (info.block_rows - 1) / (wide_slices(call) ? 32 : 16) + 1;
+  return info.rows / info.block_rows * slices <= kCtasAtOnce * call.multiprocessors;
 }
 
 /*
@@ -136,7 +140,7 @@ void launch_f16_rows(const Call& call) {
 
 template <typename Element, int kVector>
 void launch_f16_tokens(const Call& call) {
-  if (call.params.tokens <= 8 && !three_ctas_suffice(call)) {
+  if (call.params.tokens <= 8 && !three_ctas_suffice<kVector>(call)) {
     launch_f16_rows<Element, kVector, 1>(call);
   } else if (call.params.tokens <= 16) {
     launch_f16_rows<Element, kVector, 2>(call);

@@ -69,6 +69,28 @@ void long_rows() {
   }
 }
 
+/*
+ * So many rows that calls of up to 8 tokens are more than one wave of CTAs, by slices of 16 rows
+ * (110 block-rows) and of 32: kernels of their own.
+ */
+void many_rows() {
+  Rng rng(12800);
+  for (int32_t dtype : {DJLBSR_FLOAT16, DJLBSR_BFLOAT16}) {
+    for (int64_t block_rows : {110, 200}) {
+      for (int64_t block_cols : {64, 12, 5}) { /* read by 8, 4 and 1 */
+        for (int64_t tokens : {1, 7, 8}) {
+          Matrix m(rng, block_rows, 9, 64, block_cols, dtype, "random");
+          check(rng, m, Case{tokens, 0, 0, true, DJLBSR_GELU}, "random");
+        }
+        const Matrix m(rng, block_rows, 9, 64, block_cols, dtype, "random", 0.9);
+        for (int64_t off : {0, 1}) check_deterministic(rng, m, 16, {1, 5, 8}, off, DJLBSR_NONE);
+      }
+    }
+  }
+  Matrix ragged(rng, 400, 9, 33, 2, DJLBSR_FLOAT16, "random");
+  check(rng, ragged, Case{8, 0, 0, true, DJLBSR_NONE}, "random");
+}
+
 void empty_matrices() {
   Rng rng(11);
   for (int64_t rows : {0, 3}) {
@@ -247,6 +269,7 @@ int main(int argc, char** argv) {
   updated_values();
   if (!quick) {
     long_rows();
+    many_rows();
     deterministic();
     activations();
     check_overlapped(1024, {DJLBSR_FLOAT16, DJLBSR_FLOAT32}, {16, 32, 64});

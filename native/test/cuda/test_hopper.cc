@@ -126,7 +126,7 @@ void integers() {
                  "several panels");
     /* Long block-rows go first in all panels, and are cut to half tiles of tokens. */
     for (int64_t rows : {64, 128}) {
-      equals_other(rng, Matrix(rng, 12, 128, rows, 64, dtype, "heavy row", 0.05), 1400, DJLBSR_NONE,
+      equals_other(rng, Matrix(rng, 12, 128, rows, 64, dtype, "heavy row", 0.05), 3000, DJLBSR_NONE,
                    "several panels, skewed");
       equals_other(rng, Matrix(rng, 40, 60, rows, 64, dtype, "heavy row", 0.05), 1100, DJLBSR_RELU,
                    "half tiles, skewed");
@@ -192,9 +192,10 @@ void deterministic() {
                           DJLBSR_SILU);
     }
   }
-  for (int64_t block_rows : {64, 128}) {
+  for (int64_t block_rows : {64, 128, 192}) { /* of 192, four CTAs share a tile */
     const Matrix m = long_row(rng, block_rows, DJLBSR_FLOAT16);
     check_deterministic(rng, m, 1500, {1, 64, 200, 300, 700, 1024, 1500}, 0, DJLBSR_NONE);
+    check_deterministic(rng, m, 120, {17, 32, 33, 64, 100}, 0, DJLBSR_NONE);
   }
   /* Pieces of 128 tokens, and of 64 with either number of stages, by the same kernel. */
   for (int64_t side : {16, 32}) {
