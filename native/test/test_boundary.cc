@@ -106,7 +106,7 @@ void forged_metas() {
   Matrix m(rng, 3, 4, 2, 5, DJLBSR_FLOAT32, "full");
   Packed packed(m);
   djlbsr_info info;
-  for (int word = 2; word <= 9; ++word) { /* device to packed_bytes */
+  for (int word = 2; word <= 10; ++word) { /* device to max_blocks_in_row */
     for (int64_t change : {int64_t{-20}, int64_t{1} << 33, int64_t{1} << 62}) {
       djlbsr_meta meta = packed.meta;
       meta.words[word] += change;

@@ -308,6 +308,10 @@ djlbsr_info decode(const djlbsr_meta& meta) {
   info.max_blocks_in_row = words[kWordMaxBlocksInRow];
   info.format_version = DJLBSR_FORMAT_VERSION;
   check_sizes(info.rows, info.cols, info.block_rows, info.block_cols, info.nnzb);
+  DJLBSR_CHECK(info.max_blocks_in_row >= 0 && info.max_blocks_in_row <= info.cols / info.block_cols,
+               "meta has %lld blocks in a block-row of %lld columns in blocks of %lld; pack the "
+               "weight again",
+               (long long)info.max_blocks_in_row, (long long)info.cols, (long long)info.block_cols);
   const int64_t entries = words[kWordPanelEntries];
   const int64_t steps = words[kWordPanelSteps];
   DJLBSR_CHECK(words[kWordPanelBlock] == cuda::panel_shape(info).block && entries >= 0 &&
