@@ -97,6 +97,17 @@ bool multiples_of_64(const djlbsr_info& info) {
   return info.block_rows % 64 == 0 && info.block_cols % 64 == 0;
 }
 
+/* Steps of so many columns that a block-row has on average, in blocks of whole steps. */
+double mean_steps(const djlbsr_info& info, int64_t step_cols) {
+  return static_cast<double>(info.nnzb * (info.block_cols / step_cols)) /
+         static_cast<double>(info.rows / info.block_rows);
+}
+
+/* The same of the longest block-row. */
+double most_steps(const djlbsr_info& info, int64_t step_cols) {
+  return static_cast<double>(info.max_blocks_in_row * (info.block_cols / step_cols));
+}
+
 /* How hopper_narrow cuts a call where blocks are not multiples of 64. */
 struct SlicesOf32 {
   int64_t tiles;        /* of 32 rows x 128 tokens */
@@ -106,12 +117,9 @@ struct SlicesOf32 {
 };
 
 SlicesOf32 slices_of_32(const djlbsr_info& info, int64_t tokens) {
-  const auto steps_per_block = static_cast<double>(info.block_cols / 32);
-  const double steps = static_cast<double>(info.nnzb) * steps_per_block /
-                       static_cast<double>(info.rows / info.block_rows);
-  const double most = static_cast<double>(info.max_blocks_in_row) * steps_per_block;
+  const double steps = mean_steps(info, 32);
   return {info.rows / 32 * ((tokens - 1) / 128 + 1), steps, stored_share(info),
-          most > std::max(24.0, 2.5 * steps)};
+          most_steps(info, 32) > std::max(24.0, 2.5 * steps)};
 }
 
 /*
@@ -168,24 +176,16 @@ bool few_tiles(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
   /* Persistent tiles, of 128 x 256 or 64 x 512, a multiprocessor, and steps of 64 columns a tile.
    */
   const double tiles = static_cast<double>(info.rows) / 128 * tokens / 256 / 132;
-  const double steps = static_cast<double>(info.nnzb * info.block_cols) / 64 /
-                       static_cast<double>(info.rows / info.block_rows);
+  const double steps = mean_steps(info, 64);
   if (info.block_rows % 128 != 0) return tokens <= 320 || tiles <= (steps < 5 ? 5 : 1.7);
   if (steps >= 24 && tokens > 256) return tiles > 0.5 && tiles < 1.1;
   return tiles <= (steps < 4 ? 16 : steps < 7 ? 3 : 1.5);
 }
 
-/* Steps of 64 columns that a block-row has on average. */
-double mean_steps(const djlbsr_info& info) {
-  return static_cast<double>(info.nnzb) * static_cast<double>(info.block_rows) *
-         static_cast<double>(info.block_cols / 64) / static_cast<double>(info.rows);
-}
-
 /* The steps of the longest block-row, if it is long and few are; else 0. */
 double outlasting_steps(const djlbsr_info& info) {
-  const double steps =
-      static_cast<double>(info.max_blocks_in_row) * static_cast<double>(info.block_cols / 64);
-  return steps >= 24 && steps >= 2.5 * mean_steps(info) ? steps : 0;
+  const double steps = most_steps(info, 64);
+  return steps >= std::max(24.0, 2.5 * mean_steps(info, 64)) ? steps : 0;
 }
 
 /*
@@ -195,7 +195,7 @@ double outlasting_steps(const djlbsr_info& info) {
 bool outlasts_the_split(const djlbsr_info& info, int64_t tokens) {
   const int split = narrow_split_ctas(info);
   const int64_t ctas = info.rows / 64 * ((tokens - 1) / 128 + 1) * split;
-  const double of_cta = std::max(0.032, 0.011 + 0.0026 * mean_steps(info) / split);
+  const double of_cta = std::max(0.032, 0.011 + 0.0026 * mean_steps(info, 64) / split);
   return tokens <= 512 && of_cta * static_cast<double>(ctas) + 2.9 < 0.37 * outlasting_steps(info);
 }
 
@@ -208,7 +208,7 @@ bool few_slices(const djlbsr_info& info, const djlbsr_linear_args& args, int) {
   if (!multiples_of_64(info)) return few_slices_of_32(info, args.tokens);
   if (outlasts_the_split(info, args.tokens)) return true;
   return args.tokens <= 128 && info.rows / 64 * ((args.tokens - 1) / 64 + 1) <= 132 &&
-         info.nnzb * info.block_cols >= 4 * 64 * (info.rows / info.block_rows);
+         mean_steps(info, 64) >= 4;
 }
 
 /*
