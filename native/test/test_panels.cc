@@ -230,6 +230,19 @@ void grids() {
            (long long)pairs, (long long)cols, (long long)tokens, most, grid.clusters,
            grid.panel_token_tiles, grid.token_tiles);
   }
+  for (int i = 0; i < 20000; ++i) {
+    const int64_t tiles = uniform(rng, 1, 200);
+    const int64_t least = uniform(rng, 1, tiles);
+    const int64_t most = uniform(rng, 0, 250);
+    const int32_t width = token_panel(tiles, least, most);
+    /* As many panels as the widest would be, and no narrower ones would do. */
+    const int64_t panels = (tiles - 1) / width + 1;
+    EXPECT(width >= least && width <= std::min(std::max(most, least), tiles) &&
+               (width == least || panels * (width - 1) < tiles) &&
+               panels <= (tiles - 1) / std::clamp(most, least, tiles) + 1,
+           "%lld tiles, at least %lld and at most %lld: %d", (long long)tiles, (long long)least,
+           (long long)most, width);
+  }
   /* 8 token tiles of 8192 columns are 16 MB, 6 of twice the tokens 24 MB; 20 are 7, 7 and 6. */
   EXPECT(panel_grid(11, 8192, 8192, 128, 66).panel_token_tiles == 8 &&
              panel_grid(22, 8192, 8192, 256, 66).panel_token_tiles == 6 &&

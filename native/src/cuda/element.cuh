@@ -38,17 +38,17 @@ __device__ inline uint32_t pack_pair(float low, float high) {
   return bits;
 }
 
+__device__ inline int32_t clamp(int32_t v, int32_t low, int32_t high) {
+  return min(max(v, low), high);
+}
+
 /*
- * A block's first column as it is packed. Of altered bytes too it is one of x, and its address a
- * multiple of kVector elements, to which the width of a block is one.
+ * A block's first column as it is packed. Of altered bytes too it is one of x, and, as the width of
+ * a block is, a multiple of the kVector elements that are read at a time.
  */
 template <int kVector>
 __device__ inline int32_t first_column(int32_t start, int32_t cols, int32_t block_cols) {
-  return min(max(start, 0), cols - block_cols) & -kVector;
-}
-
-__device__ inline int32_t clamp(int32_t v, int32_t low, int32_t high) {
-  return min(max(v, low), high);
+  return clamp(start, 0, cols - block_cols) & -kVector;
 }
 
 }  // namespace djlbsr::cuda

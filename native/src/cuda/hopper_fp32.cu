@@ -6,6 +6,7 @@
 #include "cuda/hopper_fp32_kernel.cuh"
 #include "cuda/hopper_linear.h"
 #include "cuda/overlapped_launch.h"
+#include "cuda/panels.h"
 #include "cuda/tensor_map.h"
 
 namespace djlbsr::cuda {
@@ -42,7 +43,8 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   p.slices_per_row = p.block_rows / Tile::kRows;
   p.token_tiles = (p.tokens - 1) / Tile::kTokens + 1;
   p.token_halves = 2 * p.token_tiles;
-  p.panel_token_tiles = even_panel(kPanelBytes / (info.cols * 4 * Tile::kTokens), p.token_tiles);
+  p.panel_token_tiles =
+      token_panel(p.token_tiles, 1, kPanelBytes / (info.cols * 4 * Tile::kTokens));
   const int tiles = p.row_count * p.slices_per_row * p.token_tiles;
   const int ctas = std::min({tiles, multiprocessors, kMaxGrid});
   balance(p, ctas);

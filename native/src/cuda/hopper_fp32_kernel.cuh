@@ -202,7 +202,7 @@ __device__ __noinline__ float plain_sum(const Fp32Params& p, const TileWork& wor
   const float* const x = p.plain_x + token * p.x_stride;
   const int32_t end = range.first + range.count;
   for (int32_t i = range.first; i < end && !isnan(sum); ++i) { /* NaN stays NaN */
-    const float* const block_x = x + clamp(p.col_start[i], 0, p.cols - p.block_cols);
+    const float* const block_x = x + first_column<1>(p.col_start[i], p.cols, p.block_cols);
     const float* const w =
         p.plain_values + (int64_t{i} * p.block_rows + row_in_block) * p.block_cols;
     for (int32_t k = 0; k < p.block_cols; ++k) sum = fmaf(w[k], block_x[k], sum);

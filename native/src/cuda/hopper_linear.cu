@@ -7,6 +7,7 @@
 
 #include "cuda/hopper_kernel.cuh"
 #include "cuda/overlapped_launch.h"
+#include "cuda/panels.h"
 #include "cuda/tensor_map.h"
 
 namespace djlbsr::cuda {
@@ -55,12 +56,13 @@ void launch(const djlbsr_info& info, const void* packed, const djlbsr_linear_arg
   const int slices = p.row_count * p.slices_per_row;
   const int ctas = std::max(std::min(device.multiprocessors, kMaxGrid) / 2 * 2, 2);
   const int64_t token_tile_bytes = info.cols * 2 * Tile::kTokens;
-  const auto least = static_cast<int32_t>(std::clamp<int64_t>(
-      std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes), 1,
-      p.token_tiles));
-  p.panel_token_tiles = std::max(even_panel(kPanelBytes / token_tile_bytes, p.token_tiles), least);
+  const int64_t least =
+      std::min<int64_t>(ctas * 9 / 10 / slices + 1, kMostPanelBytes / token_tile_bytes);
+  p.panel_token_tiles = token_panel(p.token_tiles, std::clamp<int64_t>(least, 1, p.token_tiles),
+                                    kPanelBytes / token_tile_bytes);
   balance(p, ctas);
-  const bool fits = static_cast<double>(info.cols * 2 * args.tokens) <= kOnePanel * device.l2_bytes;
+  const double x_bytes = 2.0 * static_cast<double>(info.cols) * static_cast<double>(args.tokens);
+  const bool fits = x_bytes <= kOnePanel * device.l2_bytes;
   if (fits && info.max_blocks_in_row > p.long_length) {
     p.panel_token_tiles = p.token_tiles;
     balance(p, ctas);

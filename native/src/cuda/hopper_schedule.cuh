@@ -60,13 +60,6 @@ struct ScheduleParams : DealParams {
   int32_t tokens;
 };
 
-/* Panels of up to so many token tiles, of equal width as far as that goes. */
-inline int32_t even_panel(int64_t most, int32_t token_tiles) {
-  const int64_t width = std::clamp<int64_t>(most, 1, token_tiles);
-  const int64_t panels = (token_tiles - 1) / width + 1;
-  return static_cast<int32_t>((token_tiles - 1) / panels + 1);
-}
-
 /* Sets long_length and narrow_length, for so many CTAs; the others are set. */
 inline void balance(ScheduleParams& p, int64_t ctas) {
   const auto blocks_of = [&](double cost) {

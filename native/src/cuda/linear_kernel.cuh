@@ -70,7 +70,7 @@ __global__ void __launch_bounds__((kTileRows / kThreadRows) * (kTileTokens / kTh
         const int32_t block = begin + k / p.block_cols;
         const int32_t col_in_block = k % p.block_cols;
         const Element* const x_col =
-            x + (clamp(p.col_start[block], 0, p.cols - p.block_cols) + col_in_block);
+            x + (first_column<1>(p.col_start[block], p.cols, p.block_cols) + col_in_block);
         const Element* const w_col =
             values + (static_cast<int64_t>(block) * p.block_rows + row0) * p.block_cols +
             col_in_block;

@@ -287,16 +287,18 @@ PanelShape panel_shape(const djlbsr_info& info) {
   return most_bytes / kPanelUnit < std::numeric_limits<int32_t>::max() ? shape : PanelShape{};
 }
 
+int32_t token_panel(int64_t token_tiles, int64_t least, int64_t most) {
+  const int64_t panels = divide_up(token_tiles, std::clamp(most, least, token_tiles));
+  return static_cast<int32_t>(std::max(divide_up(token_tiles, panels), least));
+}
+
 PanelGrid panel_grid(int64_t pairs, int64_t cols, int64_t tokens, int32_t tile_tokens,
                      int32_t most_clusters) {
   const int64_t token_tiles = divide_up(tokens, tile_tokens);
   const int64_t clusters = std::min<int64_t>(pairs * token_tiles, most_clusters);
-  const int64_t least = divide_up(clusters, pairs);
   const int64_t most = (tile_tokens == 256 ? kXBytesOf256 : kXBytes) / (cols * 2 * tile_tokens);
-  const int64_t panels = divide_up(token_tiles, std::clamp(most, least, token_tiles));
-  const int64_t panel = std::max(divide_up(token_tiles, panels), least); /* of equal width */
   return {static_cast<int32_t>(clusters), static_cast<int32_t>(token_tiles),
-          static_cast<int32_t>(panel)};
+          token_panel(token_tiles, divide_up(clusters, pairs), most)};
 }
 
 PanelPlan plan_panels(const djlbsr_matrix& matrix, djlbsr_info& info) {

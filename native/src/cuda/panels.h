@@ -140,12 +140,17 @@ struct PanelPlan {
   std::vector<PanelSource> sources;
 };
 
+/*
+ * Token tiles of a panel whose x shall stay in L2: up to `most`, at least `least`, of equal width
+ * as far as that goes. 1 <= least <= token_tiles.
+ */
+int32_t token_panel(int64_t token_tiles, int64_t least, int64_t most);
+
 /* How hopper_panel_kernel.cuh cuts a call of a weight of so many pairs and columns. */
 struct PanelGrid {
   int32_t clusters;
   int32_t token_tiles;
-  /* Token tiles whose x shall stay in L2; at first every cluster gets a tile of them. */
-  int32_t panel_token_tiles;
+  int32_t panel_token_tiles; /* token_panel; at first every cluster gets a tile of a panel */
 };
 
 PanelGrid panel_grid(int64_t pairs, int64_t cols, int64_t tokens, int32_t tile_tokens,

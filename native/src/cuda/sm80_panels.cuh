@@ -50,7 +50,7 @@ __device__ inline int list_panels(const LinearParams& l, char* shared, int64_t f
     const int32_t begin = clamp(__ldg(l.crow + first_slice / l.slices_per_block_row), 0, l.nnzb);
     const int32_t end = clamp(__ldg(l.crow + last_slice / l.slices_per_block_row + 1), 0, l.nnzb);
     for (int32_t block = begin + threadIdx.x; block < end; block += kMmaThreads) {
-      const int32_t col = clamp(__ldg(l.col_start + block), 0, l.cols - l.block_cols);
+      const int32_t col = first_column<1>(__ldg(l.col_start + block), l.cols, l.block_cols);
       const int32_t last = (col + l.block_cols - 1) / kPanelCols;
       for (int32_t panel = col / kPanelCols; panel <= last; ++panel) {
         atomicOr(mask + panel / 32, 1u << panel % 32);
