@@ -106,17 +106,18 @@ void launch_f16(const Call& call) {
 bool wide_slices(const Call& call) { return call.info.rows / 32 >= 2 * call.multiprocessors; }
 
 /*
- * Where up to 8 tokens are faster by the kernel for 16, of whose CTAs registers let three live on a
- * multiprocessor instead of four: where those are all there are, CTAs of the next kernel that begin
- * beside them are in their way (11008x4096, 64x64: 5.8 us instead of 6.6). Kernels of fewer rows or
- * single elements do not differ so.
+ * Where up to 8 tokens are faster by the kernel for 16, whose registers let one CTA less live on a
+ * multiprocessor: three with slices of 32 rows, two with 16. Where those are all there are, CTAs of
+ * the next kernel that begin beside them are in their way (11008x4096, 64x64: 5.8 us instead of
+ * 6.6). Kernels of fewer rows or single elements do not differ so.
  */
 template <int kVector>
-bool three_ctas_suffice(const Call& call) {
+bool fewer_ctas_suffice(const Call& call) {
   const djlbsr_info& info = call.info;
   if (kVector == 1 || !call.overlaps || info.block_rows <= 16) return false;
-  const int64_t slices = (info.block_rows - 1) / (wide_slices(call) ? 32 : 16) + 1;
-  return info.rows / info.block_rows * slices <= kCtasAtOnce * call.multiprocessors;
+  const bool wide = wide_slices(call);
+  const int64_t slices = (info.block_rows - 1) / (wide ? 32 : 16) + 1;
+  return info.rows / info.block_rows * slices <= int64_t{wide ? 3 : 2} * call.multiprocessors;
 }
 
 /*
@@ -140,7 +141,7 @@ void launch_f16_rows(const Call& call) {
 
 template <typename Element, int kVector>
 void launch_f16_tokens(const Call& call) {
-  if (call.params.tokens <= 8 && !three_ctas_suffice<kVector>(call)) {
+  if (call.params.tokens <= 8 && !fewer_ctas_suffice<kVector>(call)) {
     launch_f16_rows<Element, kVector, 1>(call);
   } else if (call.params.tokens <= 16) {
     launch_f16_rows<Element, kVector, 2>(call);
