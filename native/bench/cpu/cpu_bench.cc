@@ -241,9 +241,9 @@ class Benchmark {
     std::strftime(date, sizeof(date), "%Y-%m-%d", std::gmtime(&seconds));
     std::fprintf(out,
                  "{\n \"date\": \"%s\",\n \"command\": \"%s\",\n \"processor\": \"%s\",\n"
-                 " \"isa\": \"%s\",\n \"threads\": %d,\n \"threadsBound\": %s,\n "
-                 "\"lowestFmaPeakGflops\": %.1f,\n"
-                 " \"highestFmaPeakGflops\": %.1f,\n \"readGigabytesPerSecond\": %.1f,\n"
+                 " \"isa\": \"%s\",\n \"threads\": %d,\n \"threadsBound\": %s,\n"
+                 " \"lowestFmaPeakGflops\": %.1f,\n \"highestFmaPeakGflops\": %.1f,\n"
+                 " \"readGigabytesPerSecond\": %.1f,\n"
                  " \"lastLevelCacheBytes\": %lld,\n \"stoppedByBudget\": %s,\n",
                  date, command.c_str(), bench::cpu_name().c_str(), djlbsr_active_isa(),
                  options_.threads, omp_get_proc_bind() == omp_proc_bind_false ? "false" : "true",
